@@ -1,0 +1,38 @@
+"""kshot: meta-learning for PyTorch. Train models that learn a new task from k examples."""
+
+from kshot import models, rules, tasks
+from kshot.evaluation import Evaluation, evaluate
+from kshot.learner import MetaLearner
+from kshot.learners import ANIL, FOMAML, MAML, NearestCentroid, ProtoNet, Reptile
+from kshot.training import Diverged, Interrupted, fit, load, load_weights, save
+from kshot.types import Batch, InputError, Task, TaskSource, seeded
+from kshot.vectorize import meta_loss
+from kshot.version import __version__
+
+__all__ = [
+    "ANIL",
+    "FOMAML",
+    "MAML",
+    "Batch",
+    "Diverged",
+    "Evaluation",
+    "InputError",
+    "Interrupted",
+    "MetaLearner",
+    "NearestCentroid",
+    "ProtoNet",
+    "Reptile",
+    "Task",
+    "TaskSource",
+    "__version__",
+    "evaluate",
+    "fit",
+    "load",
+    "load_weights",
+    "meta_loss",
+    "models",
+    "rules",
+    "save",
+    "seeded",
+    "tasks",
+]

@@ -1,0 +1,237 @@
+"""How well a learner learns: accuracy or error with a 95 % interval, calibration, adaptation curves, time to adapt."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kshot.learner import MetaLearner
+from kshot.types import Batch, InputError, Task, TaskSource, draw, identities, seeded
+from kshot.vectorize import choose, pieces
+
+TASKS_AT_ONCE = 20  # part of the protocol: the tasks of an evaluation depend on its seed alone
+SHOTS = (1, 2, 3, 5, 10, 20)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One place on a curve: at `at` steps or shots, the metric and the half-width of its 95 % interval."""
+
+    at: int
+    mean: float
+    interval: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Of a classifier's confidence. ece: expected calibration error; bins: (mean confidence, accuracy, share of queries)."""
+
+    ece: float
+    bins: list[tuple[float, float, float]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """metric: 'accuracy' (share of the queries that are right) or 'mse'; mean ± interval over tasks, 95 %."""
+
+    metric: str
+    mean: float
+    interval: float
+    values: list[float]
+    episodes: int
+    seed: int
+    transductive: bool
+    adapt_ms: float
+    calibration: Calibration | None = None
+    steps_curve: list[Point] | None = None
+    shots_curve: list[Point] | None = None
+
+    def __str__(self) -> str:
+        scale, unit = (100, " %") if self.metric == "accuracy" else (1, "")
+        note = ", transductive" if self.transductive else ""
+        return (
+            f"{self.metric} {scale * self.mean:.4g}{unit} ± {scale * self.interval:.2g} "
+            f"(95 % interval over {self.episodes:,} tasks{note})"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def evaluate(
+    learner: MetaLearner,
+    tasks: TaskSource,
+    episodes: int = 600,
+    seed: int = 0,
+    *,
+    curves: bool = True,
+    curve_steps: int = 10,
+    curve_episodes: int = 100,
+    allow_seen: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Measure on fresh tasks. Nothing is trained, and the same seed gives the same tasks to any learner.
+
+    curves: also the metric after 0…curve_steps steps (for learners that learn in steps) and against shots (for sources that
+    can be asked for them), each over `curve_episodes` tasks. allow_seen: permit classes that the learner was trained on.
+    progress: called with (tasks done, tasks in all).
+    """
+    if episodes < 2:
+        raise InputError(f"episodes={episodes}: an interval needs at least 2 tasks, papers use 600 or more")
+    if not allow_seen:
+        refuse_seen_classes(learner, tasks)
+    was_training = learner.training
+    learner.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return _evaluate(
+                learner, tasks, episodes, seed, curves, curve_steps, min(curve_episodes, episodes), progress
+            )
+    finally:
+        learner.train(was_training)
+
+
+def refuse_seen_classes(learner: MetaLearner, tasks: TaskSource) -> None:
+    both = learner.seen & identities(tasks)
+    if both:
+        raise InputError(
+            f"{len(both)} of the {len(identities(tasks))} classes to evaluate on are ones that the learner was trained on: "
+            "evaluate on other classes, or pass allow_seen=True to measure how it does on known ones"
+        )
+
+
+def _evaluate(
+    learner: MetaLearner,
+    tasks: TaskSource,
+    episodes: int,
+    seed: int,
+    curves: bool,
+    curve_steps: int,
+    curve_episodes: int,
+    progress: Callable[[int, int], None] | None,
+) -> Evaluation:
+    def outputs(task: Task) -> Tensor:
+        return learner.predict(learner.adapt(task.support), task.query.x)
+
+    def path(task: Task) -> Tensor:
+        return torch.stack([learner.predict(f, task.query.x) for f in learner.trajectory(task.support, curve_steps)])
+
+    values: list[float] = []
+    confidence: list[tuple[Tensor, Tensor]] = []
+    ways = None
+    for batch, out in _outputs(learner, tasks, outputs, episodes, seed):
+        values += score(out, batch.query).tolist()
+        ways = batch.query.ways
+        if ways is not None:
+            top = out.float().softmax(-1).max(-1)
+            confidence.append((top.values.flatten().cpu(), (top.indices == batch.query.y).flatten().cpu()))
+        if progress:
+            progress(len(values), episodes)
+
+    steps_curve = None
+    if curves and len(learner.trajectory(_one(learner, tasks, seed).support, 1)) > 1:
+        scores = [score(out, b.query) for b, out in _outputs(learner, tasks, path, curve_episodes, seed)]
+        steps_curve = [_point(at, column) for at, column in enumerate(torch.cat(scores).T)]  # [steps + 1, T]
+
+    mean, interval = mean_interval(values)
+    return Evaluation(
+        metric="mse" if ways is None else "accuracy",
+        mean=mean,
+        interval=interval,
+        values=values,
+        episodes=episodes,
+        seed=seed,
+        transductive=learner.transductive,
+        adapt_ms=_adapt_ms(learner, _one(learner, tasks, seed).support),
+        calibration=None if ways is None else _calibration(confidence),
+        steps_curve=steps_curve,
+        shots_curve=_shots_curve(learner, tasks, outputs, curve_episodes, seed) if curves else None,
+    )
+
+
+def _outputs(
+    learner: MetaLearner, tasks: TaskSource, function: Callable[[Task], Tensor], episodes: int, seed: int
+) -> Iterator[tuple[Task, Tensor]]:
+    """Batches of tasks, and the function of each task stacked."""
+    device = _device(learner)
+    for i, start in enumerate(range(0, episodes, TASKS_AT_ONCE)):
+        part = slice(0, min(TASKS_AT_ONCE, episodes - start))
+        batch = draw(tasks, TASKS_AT_ONCE, seeded(seed, i), part).to(device)
+        yield batch, torch.cat(list(pieces(function, batch, choose(learner, batch))))
+
+
+def score(outputs: Tensor, query: Batch) -> Tensor:
+    """outputs [T, …, Q, N] or [T, …, Q, *targets] -> accuracy or mean squared error of each task [T, …]."""
+    extra = outputs.ndim - query.y.ndim - (query.ways is not None)
+    y = query.y.reshape(len(query.y), *[1] * extra, *query.y.shape[1:])
+    if query.ways is not None:
+        return (outputs.argmax(-1) == y).double().mean(-1)
+    return (outputs - y).double().square().flatten(1 + extra).mean(-1)
+
+
+def mean_interval(values: list[float]) -> tuple[float, float]:
+    """Mean and half-width of the 95 % interval (normal approximation) over tasks."""
+    return statistics.fmean(values), 1.96 * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def _point(at: int, values: Tensor) -> Point:
+    return Point(at, *mean_interval(values.tolist()))
+
+
+def _shots_curve(
+    learner: MetaLearner, tasks: TaskSource, outputs: Callable[[Task], Tensor], episodes: int, seed: int
+) -> list[Point] | None:
+    """Against shots, as many as the source has examples for; None if it cannot be asked."""
+    with_shots = getattr(tasks, "with_shots", None)
+    if with_shots is None:
+        return None
+    points = []
+    for shots in SHOTS:
+        try:
+            source = with_shots(shots)
+        except InputError:  # too few examples a class for so many shots
+            break
+        scores = [score(out, b.query) for b, out in _outputs(learner, source, outputs, episodes, seed)]
+        points.append(_point(shots, torch.cat(scores)))
+    return points or None
+
+
+def _adapt_ms(learner: MetaLearner, support: Batch) -> float:
+    """Median wall-clock of adapting to one task."""
+    times = []
+    for _ in range(11):
+        start = time.perf_counter()
+        learner.adapt(support)
+        if support.x.is_cuda:
+            torch.cuda.synchronize()
+        times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times[1:])
+
+
+def _calibration(answers: list[tuple[Tensor, Tensor]], bins: int = 10) -> Calibration:
+    confidence, right = torch.cat([a for a, _ in answers]), torch.cat([b for _, b in answers])
+    which = (confidence * bins).long().clamp_(max=bins - 1)
+    rows = []
+    for b in range(bins):
+        here = which == b
+        if bool(here.any()):
+            rows.append(
+                (float(confidence[here].mean()), float(right[here].double().mean()), float(here.double().mean()))
+            )
+    return Calibration(sum(share * abs(sure - true) for sure, true, share in rows), rows)
+
+
+def _one(learner: MetaLearner, tasks: TaskSource, seed: int) -> Task:
+    return draw(tasks, 1, seeded(seed, 0), slice(0, 1)).to(_device(learner))[0]
+
+
+def _device(learner: MetaLearner) -> torch.device:
+    return next((p.device for p in learner.parameters()), torch.device("cpu"))

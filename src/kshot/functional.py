@@ -1,0 +1,146 @@
+"""A module run on given parameters: the only place that knows torch.func.functional_call.
+
+The hazards of running somebody's unmodified module live here and nowhere else:
+
+- One tensor under two names (tied weights), or one submodule under two names. functional_call's default `tie_weights=True`
+  permanently overwrites parameters in the second case, and `tie_weights=False` leaves the second name of a tied weight
+  untouched. So a parameter here has ONE name, the first, and `call` writes it into every distinct place that holds it.
+- Batch norm with running statistics changes its buffers in every forward pass, which is neither pure nor allowed under vmap.
+  The policy is explicit: 'batch' statistics (transductive) or 'running' statistics, frozen.
+- Any other buffer that a forward pass writes to: the module works on a copy.
+- Fused kernels whose second derivative is missing (attention) or, under vmap, silently wrong (batch norm).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+
+from kshot.types import InputError
+
+Params = dict[str, Tensor]
+BatchNormPolicy = Literal["batch", "running"] | None
+
+
+def parameters(model: nn.Module) -> Params:
+    """Every parameter once, under its first name."""
+    return dict(model.named_parameters())
+
+
+def select(names: Iterable[str], patterns: str | Iterable[str]) -> list[str]:
+    """The names that match any of the patterns: '*' all, 'head.*' a submodule, '!body.*' all but what matches."""
+    names, patterns = list(names), [patterns] if isinstance(patterns, str) else list(patterns)
+    wanted = [p for p in patterns if not p.startswith("!")] or ["*"]
+    barred = [p[1:] for p in patterns if p.startswith("!")]
+    chosen = [
+        name
+        for name in names
+        if any(fnmatchcase(name, p) for p in wanted) and not any(fnmatchcase(name, p) for p in barred)
+    ]
+    if not chosen:
+        raise InputError(
+            f"adapted={patterns} matches none of the model's trainable parameters ({', '.join(names) or 'it has none'}): "
+            "give patterns such as '*', 'head.*' or '!body.*'"
+        )
+    return chosen
+
+
+def call(model: nn.Module, params: Mapping[str, Tensor], x: Tensor, batch_norm: BatchNormPolicy = None) -> Tensor:
+    """model(x) with `params` in place of its own; names that are left out keep the model's own parameters."""
+    tensors = {place: params[name] for place, name in _places(model) if name in params}
+    for prefix, module in model.named_modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                tensors[f"{prefix}.{name}" if prefix else name] = buffer.clone()
+    with _normalizing(model, batch_norm):
+        outputs: Tensor = torch.func.functional_call(model, tensors, (x,), tie_weights=False)
+    return outputs
+
+
+def uses_batch_statistics(model: nn.Module, batch_norm: BatchNormPolicy) -> bool:
+    """Whether one example's output depends on the others in its batch."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    return any(batch_norm == "batch" or not m.track_running_stats for m in norms)
+
+
+def check_batch_norm(model: nn.Module, batch_norm: BatchNormPolicy) -> None:
+    """Raise InputError where running statistics need a policy and none was given."""
+    if batch_norm not in (None, "batch", "running"):
+        raise InputError(f"batch_norm={batch_norm!r} is not a policy: choose 'batch' or 'running'")
+    tracked = [name for name, m in model.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if tracked and batch_norm is None:
+        raise InputError(
+            f"the model's batch norm {tracked[0]!r} keeps running statistics: choose batch_norm='batch' (statistics of the "
+            "batch at hand, as most papers do; predictions are then transductive), batch_norm='running' (the stored "
+            "statistics, frozen; for a pretrained model), or use group or layer norm"
+        )
+
+
+def _places(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """(place, name) for each distinct slot that holds a parameter; tied slots share the name of the first."""
+    first: dict[Tensor, str] = {}
+    for prefix, module in model.named_modules():  # visits a module that is registered twice once
+        for slot, parameter in module._parameters.items():
+            if parameter is not None:
+                place = f"{prefix}.{slot}" if prefix else slot
+                yield place, first.setdefault(parameter, place)
+
+
+@contextmanager
+def _normalizing(model: nn.Module, batch_norm: BatchNormPolicy) -> Iterator[None]:
+    """Batch norms with running statistics follow the policy inside, and are as they were outside."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats] if batch_norm else []
+    before = [m.training for m in norms]
+    for m in norms:
+        m.training, m.track_running_stats = batch_norm == "batch", batch_norm == "running"
+    try:
+        yield
+    finally:
+        for m, training in zip(norms, before, strict=True):
+            m.training, m.track_running_stats = training, True
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Inside, what is computed can be differentiated twice, also under vmap."""
+    with sdpa_kernel(SDPBackend.MATH), _PlainBatchNorm():
+        yield
+
+
+class _PlainBatchNorm(TorchFunctionMode):
+    """Batch norm by its formula. Under vmap the fused kernel's second derivative is wrong, without a word:
+    on torch 2.13 the gradient with respect to what comes before it is off by its own size (tests/test_functional.py)."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return (_batch_norm if func is F.batch_norm else func)(*args, **(kwargs or {}))
+
+
+def _batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """F.batch_norm, x [B, C, *places]."""
+    if not training or running_mean is not None:
+        return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+    over = [axis for axis in range(x.ndim) if axis != 1]
+    centred = x - x.mean(over, keepdim=True)
+    scale = (centred.square().mean(over, keepdim=True) + eps).rsqrt()
+    channels = (-1, *[1] * (x.ndim - 2))
+    if weight is not None:
+        scale = scale * weight.view(channels)
+    return centred * scale if bias is None else centred * scale + bias.view(channels)

@@ -1,0 +1,68 @@
+"""Adaptation by gradient, and the ways to differentiate through it.
+
+`descend` is the one inner loop. What the meta-gradient makes of it is its `hypergradient`:
+
+  unrolled     the exact derivative through every step, second order included
+  first-order  inner gradients count as constants (∂φ/∂θ = I for plain SGD); learned rules still get their gradient
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from kshot.functional import Params, twice_differentiable
+from kshot.rules import Rule
+from kshot.types import InputError
+
+Hypergradient = Literal["unrolled", "first-order"]
+Objective = Callable[[Params, int], Tensor]  # (parameters, step) -> scalar
+
+
+def descend(objective: Objective, params: Params, rule: Rule, steps: int, hypergradient: Hypergradient) -> list[Params]:
+    """The parameters after 0, 1, …, steps updates of `rule` on `objective`."""
+    gradient = _GRADIENTS[hypergradient]
+    state = rule.init(params)
+    path = [params]
+    for step in range(steps):
+        params, state = rule.step(params, gradient(objective, params, step), state)
+        path.append(params)
+    return path
+
+
+def check_hypergradient(name: str) -> None:
+    if name not in _GRADIENTS:
+        raise InputError(f"hypergradient={name!r} is not known: choose one of {', '.join(get_args(Hypergradient))}")
+
+
+def unused(objective: Objective, params: Params) -> list[str]:
+    """Names of parameters that the objective does not depend on: their inner gradient would be a silent zero."""
+    with torch.enable_grad():
+        leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+        value = objective(leaves, 0)
+        if not value.requires_grad:
+            return list(leaves)
+        grads = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+    return [name for name, g in zip(leaves, grads, strict=True) if g is None]
+
+
+def _unrolled(objective: Objective, params: Params, step: int) -> Params:
+    with twice_differentiable() if torch.is_grad_enabled() else nullcontext():
+        grads: Params = torch.func.grad(objective)(params, step)
+    return grads
+
+
+def _first_order(objective: Objective, params: Params, step: int) -> Params:
+    with torch.no_grad():  # torch.func.grad differentiates all the same, and records nothing for the outer loop
+        grads: Params = torch.func.grad(objective)({name: p.detach() for name, p in params.items()}, step)
+    return grads
+
+
+_GRADIENTS: dict[str, Callable[[Objective, Params, int], Params]] = {
+    "unrolled": _unrolled,
+    "first-order": _first_order,
+}

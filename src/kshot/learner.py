@@ -1,0 +1,73 @@
+"""MetaLearner: what learns to learn. A learner writes adapt and predict for ONE task; vectorize.py adds the task axis."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kshot.types import Batch, InputError, Task
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+def mse_loss(outputs: Tensor, y: Tensor) -> Tensor:
+    """Mean squared error, written so that every order and mode of differentiation passes (F.mse_loss does not)."""
+    return (outputs - y).square().mean()
+
+
+# The losses that a recipe can name and a saved learner can carry; any callable serves from Python.
+LOSSES: dict[str, Criterion] = {"cross_entropy": F.cross_entropy, "mse": mse_loss}
+
+
+class MetaLearner(nn.Module, ABC):
+    """Its parameters are the meta-parameters. adapt, predict and loss are pure: they change neither module nor data.
+
+    criterion: (outputs, y) -> scalar.
+    seen: the identities of the classes that it was trained on; evaluation refuses to meet them again.
+    """
+
+    criterion: Criterion
+    seen: frozenset[str] = frozenset()
+
+    @abstractmethod
+    def adapt(self, support: Batch) -> Any:
+        """What this learner makes of a few examples: fast weights, prototypes, a context… any pytree."""
+
+    @abstractmethod
+    def predict(self, fitted: Any, x: Tensor) -> Tensor:
+        """Logits [Q, N] or values [Q, *targets] for new inputs x [Q, *features]."""
+
+    def loss(self, task: Task) -> Tensor:
+        """The scalar whose gradient is the meta-gradient of this task."""
+        return self.judge(self.predict(self.adapt(task.support), task.query.x), task.query)
+
+    def forward(self, support: Batch, x: Tensor) -> Tensor:
+        """Learn from the support, predict x."""
+        return self.predict(self.adapt(support), x)
+
+    def trajectory(self, support: Batch, steps: int) -> list[Any]:
+        """What was fitted after 0, 1, … steps; a learner that does not learn in steps has one entry."""
+        return [self.adapt(support)]
+
+    @property
+    def transductive(self) -> bool:
+        """Whether the prediction for one query example depends on the others."""
+        return False
+
+    def judge(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """criterion(outputs, y), after the shapes (known even under vmap) were found to fit."""
+        if batch.ways is not None and (outputs.ndim != 2 or outputs.shape[1] < batch.ways):
+            raise InputError(
+                f"the model gives outputs of shape {tuple(outputs.shape)} for a {batch.ways}-way task of "
+                f"{len(batch)} examples, needed ({len(batch)}, {batch.ways}): build the model with outputs={batch.ways}"
+            )
+        if batch.ways is None and outputs.shape != batch.y.shape:
+            raise InputError(
+                f"the model gives outputs of shape {tuple(outputs.shape)} for targets of shape {tuple(batch.y.shape)}: "
+                "make the two alike, broadcasting would hide a mistake"
+            )
+        return self.criterion(outputs, batch.y)

@@ -1,0 +1,105 @@
+"""What the learners that adapt by gradient share: which parameters move, by which rule, how often."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from kshot.functional import (
+    BatchNormPolicy,
+    Params,
+    call,
+    check_batch_norm,
+    parameters,
+    select,
+    uses_batch_statistics,
+)
+from kshot.inner import Hypergradient, Objective, check_hypergradient, descend, unused
+from kshot.learner import Criterion, MetaLearner
+from kshot.rules import SGD, Rule
+from kshot.types import Batch, InputError, check_support, is_concrete
+
+
+class GradientLearner(MetaLearner):
+    """Starts from the model's own parameters and moves the adapted ones by `rule` on the support's loss.
+
+    model: any nn.Module, unmodified.
+    loss: (outputs, y) -> scalar.
+    rule: how one step moves parameters; default SGD(lr=0.01).
+    steps, eval_steps: inner steps in training, and in eval mode (default: the same).
+    adapted: name patterns of the parameters that move: '*', 'head.*', '!body.*', or a list of them.
+    hypergradient: what the outer gradient makes of the inner steps.
+    batch_norm: 'batch' or 'running' statistics for batch norms that keep running ones.
+    allow_unused: accept adapted parameters that the support's loss does not depend on (they then stay put).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        loss: Criterion = cross_entropy,
+        rule: Rule | None = None,
+        steps: int = 1,
+        eval_steps: int | None = None,
+        adapted: str | Sequence[str] = "*",
+        hypergradient: Hypergradient = "unrolled",
+        batch_norm: BatchNormPolicy = None,
+        allow_unused: bool = False,
+    ) -> None:
+        super().__init__()
+        check_hypergradient(hypergradient)
+        check_batch_norm(model, batch_norm)
+        for name, count in (("steps", steps), ("eval_steps", steps if eval_steps is None else eval_steps)):
+            if not isinstance(count, int) or count < 1:
+                raise InputError(f"{name}={count!r}: a gradient learner needs a whole number of at least 1")
+        self.model, self.criterion, self.rule = model, loss, rule if rule is not None else SGD(lr=0.01)
+        self.steps, self.eval_steps = steps, eval_steps
+        self.adapted = adapted if isinstance(adapted, str) else list(adapted)
+        self.hypergradient, self.batch_norm, self.allow_unused = hypergradient, batch_norm, allow_unused
+        self._all_used = allow_unused
+        self.rule.prepare(self.start(), steps)
+
+    def start(self) -> Params:
+        """The adapted parameters before the first step; frozen ones (requires_grad=False) never move."""
+        params = parameters(self.model)
+        return {name: params[name] for name in select((n for n, p in params.items() if p.requires_grad), self.adapted)}
+
+    def adapt(self, support: Batch) -> Params:
+        steps = self.steps if self.training or self.eval_steps is None else self.eval_steps
+        return self.trajectory(support, steps)[-1]
+
+    def trajectory(self, support: Batch, steps: int) -> list[Params]:
+        check_support(support)
+        return self.descend(support, steps, self.hypergradient)
+
+    def descend(self, support: Batch, steps: int, hypergradient: Hypergradient, minibatches: int = 1) -> list[Params]:
+        """The adapted parameters after 0, 1, …, steps updates; each step sees the next of `minibatches` interleaved parts."""
+
+        def objective(params: Params, step: int) -> Tensor:
+            part = support[step % minibatches :: minibatches]
+            return self.judge(self.predict(params, part.x), part)
+
+        start = self.start()
+        if not self._all_used and is_concrete(support):
+            self._check_all_used(objective, start)
+        return descend(objective, start, self.rule, steps, hypergradient)
+
+    def predict(self, fitted: Params, x: Tensor) -> Tensor:
+        return call(self.model, fitted, x, self.batch_norm)
+
+    def _check_all_used(self, objective: Objective, start: Params) -> None:
+        with torch.random.fork_rng():  # dropout in this one extra pass must not shift the run's random numbers
+            idle = unused(objective, start)
+        if idle:
+            raise InputError(
+                f"the support's loss does not depend on {', '.join(map(repr, idle))}: leave them out with adapted=[…], "
+                "freeze them with requires_grad_(False), or pass allow_unused=True to let them stay put"
+            )
+        self._all_used = True
+
+    @property
+    def transductive(self) -> bool:
+        return uses_batch_statistics(self.model, self.batch_norm)

@@ -1,0 +1,132 @@
+"""Learners that compare a query with one prototype a class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity, cross_entropy, one_hot
+
+from kshot.functional import (
+    BatchNormPolicy,
+    call,
+    check_batch_norm,
+    uses_batch_statistics,
+)
+from kshot.learner import MetaLearner
+from kshot.types import Batch, InputError, check_support
+
+Distance = Callable[[Tensor, Tensor], Tensor]  # ([Q, 1, D], [1, N, D]) -> [Q, N]
+
+
+def squared_euclidean(a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).square().sum(-1)
+
+
+def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
+    return 1 - cosine_similarity(a, b, dim=-1)
+
+
+DISTANCES: dict[str, Distance] = {"euclidean": squared_euclidean, "cosine": cosine_distance}
+
+
+def class_means(embedded: Tensor, y: Tensor, ways: int) -> Tensor:
+    """embedded [S, D], y [S] -> prototypes [N, D]."""
+    members = one_hot(y, ways).to(embedded.dtype)  # [S, N]
+    return (members.T @ embedded) / members.sum(0).unsqueeze(1)
+
+
+class _PrototypeLearner(MetaLearner):
+    """Embeds with `encoder`, one prototype a class, logits = −distance / temperature."""
+
+    def __init__(self, encoder: nn.Module, distance: str | Distance, batch_norm: BatchNormPolicy) -> None:
+        super().__init__()
+        check_batch_norm(encoder, batch_norm)
+        if isinstance(distance, str) and distance not in DISTANCES:
+            raise InputError(
+                f"distance={distance!r} is not known: choose {' or '.join(DISTANCES)}, or give a function "
+                "([Q, 1, D], [1, N, D]) -> [Q, N]"
+            )
+        self.encoder, self.distance, self.batch_norm = encoder, distance, batch_norm
+        self.criterion = cross_entropy
+
+    def adapt(self, support: Batch) -> Tensor:
+        """Prototypes [N, D]."""
+        check_support(support)
+        if support.ways is None:
+            raise InputError(
+                "prototypes need classes and this task has none: give Batch(x, y, ways=N) with class numbers"
+            )
+        return class_means(self.embed(support.x), support.y, support.ways)
+
+    def predict(self, fitted: Tensor, x: Tensor) -> Tensor:
+        distance = DISTANCES[self.distance] if isinstance(self.distance, str) else self.distance
+        return -distance(self.embed(x).unsqueeze(1), fitted.unsqueeze(0)) * self.scale()
+
+    def embed(self, x: Tensor) -> Tensor:
+        """x [S, *features] -> [S, D]."""
+        return call(self.encoder, {}, x, self.batch_norm).flatten(1)
+
+    def scale(self) -> Tensor | float:
+        """One over the temperature."""
+        return 1.0
+
+    @property
+    def transductive(self) -> bool:
+        return uses_batch_statistics(self.encoder, self.batch_norm)
+
+
+class ProtoNet(_PrototypeLearner):
+    """A class is the mean of its embedded examples; a query belongs to the nearest.
+
+    Snell, Swersky, Zemel 2017, Prototypical Networks for Few-shot Learning. Logits are −d(f(x), c_k) / temperature.
+    distance: 'euclidean' (squared, the paper's), 'cosine', or a function ([Q, 1, D], [1, N, D]) -> [Q, N].
+    temperature: a number; learned with the encoder when learn_temperature (the default for cosine, whose distances
+    are too small to train on: it starts at 0.1).
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        distance: Literal["euclidean", "cosine"] | Distance = "euclidean",
+        temperature: float | None = None,
+        learn_temperature: bool | None = None,
+        batch_norm: BatchNormPolicy = None,
+    ) -> None:
+        super().__init__(encoder, distance, batch_norm)
+        cosine = distance == "cosine"
+        if temperature is None:
+            temperature = 0.1 if cosine else 1.0
+        if not 0 < temperature < math.inf:
+            raise InputError(f"temperature={temperature}: it divides the distances, give a positive number")
+        self.temperature = temperature
+        self.learn_temperature = cosine if learn_temperature is None else learn_temperature
+        if self.learn_temperature:
+            self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
+
+    def scale(self) -> Tensor | float:
+        return self.log_scale.exp() if self.learn_temperature else 1 / self.temperature
+
+
+class NearestCentroid(_PrototypeLearner):
+    """The baseline that every learner must beat: class means in the space of a frozen encoder, nothing is learned.
+
+    Mensink, Verbeek, Perronnin, Csurka 2013, Distance-Based Image Classification. Without an encoder it compares raw inputs.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module | None = None,
+        *,
+        distance: Literal["euclidean", "cosine"] | Distance = "euclidean",
+        batch_norm: BatchNormPolicy = None,
+    ) -> None:
+        super().__init__(nn.Flatten() if encoder is None else encoder, distance, batch_norm)
+        self.encoder.requires_grad_(False)
+
+    def embed(self, x: Tensor) -> Tensor:
+        return super().embed(x).detach()

@@ -1,0 +1,41 @@
+"""Reptile: meta-learning without a meta-gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kshot.learners.gradient import GradientLearner
+from kshot.types import Batch, InputError, Task
+
+
+class Reptile(GradientLearner):
+    """Move the initial parameters towards where a few gradient steps on a task lead.
+
+    Nichol, Achiam, Schulman 2018, On First-Order Meta-Learning Algorithms.
+    Algorithm: φ = `steps` updates from θ on the task's examples; θ ← θ + ε(φ − θ).
+    Its loss is ½‖θ − φ‖² with φ held constant, whose gradient is θ − φ: plain SGD with lr ε as outer optimizer is the paper's.
+    Training needs no query, so it learns from support and query together, in `minibatches` interleaved parts by turns,
+    as the paper does; adapt uses the whole support at each step.
+    """
+
+    def __init__(self, model: nn.Module, *, minibatches: int = 1, **choices: Any) -> None:
+        super().__init__(model, **{"hypergradient": "first-order", **choices})
+        if not isinstance(minibatches, int) or minibatches < 1:
+            raise InputError(f"minibatches={minibatches!r}: Reptile needs a whole number of at least 1")
+        if any(True for _ in self.rule.parameters()):
+            raise InputError(
+                "Reptile has no meta-gradient, so it cannot train the rule's own parameters: use a rule with learn=None, "
+                "or MAML"
+            )
+        self.minibatches = minibatches
+
+    def loss(self, task: Task) -> Tensor:
+        examples = Batch(
+            torch.cat([task.support.x, task.query.x]), torch.cat([task.support.y, task.query.y]), task.support.ways
+        )
+        with torch.no_grad():
+            target = self.descend(examples, self.steps, self.hypergradient, self.minibatches)[-1]
+        return torch.stack([(p - target[name]).square().sum() for name, p in self.start().items()]).sum() / 2

@@ -1,0 +1,70 @@
+"""The four-block convolutional network of the few-shot papers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from kshot.models.norm import Norm, normalization
+from kshot.types import InputError
+
+
+class Conv4(nn.Module):
+    """Four blocks of 3×3 convolution, normalization, ReLU, halving; `head` is linear when `outputs` is given.
+
+    Vinyals 2016, Snell 2017, Finn 2017. x [B, channels, size, size] -> [B, outputs] or the flat features [B, D].
+    down: 'pool' (2×2 max) or 'stride' (2 in the convolution, cheaper; MAML's choice on Omniglot).
+    norm: 'batch' (statistics of the batch at hand: transductive, no running ones), 'group' (8 groups), 'none'.
+    Initial weights: Xavier uniform for convolutions and head; biases zero; normalization scale one.
+    """
+
+    def __init__(
+        self,
+        outputs: int | None = None,
+        *,
+        width: int = 64,
+        channels: int = 1,
+        size: int = 28,
+        down: Literal["pool", "stride"] = "pool",
+        norm: Norm = "batch",
+    ) -> None:
+        super().__init__()
+        if down not in ("pool", "stride"):
+            raise InputError(f"down={down!r} is not known: choose 'pool' or 'stride'")
+        if down == "pool" and size < 16:
+            raise InputError(f"Conv4 with pooling halves four times: size={size} is too small, give at least 16")
+        self.outputs, self.width, self.channels = outputs, width, channels
+        self.size, self.down, self.norm = size, down, norm
+        self.body = nn.Sequential(*(self._block(channels if i == 0 else width) for i in range(4)), nn.Flatten())
+        with torch.no_grad():
+            self.features = self.body(torch.zeros(2, channels, size, size)).shape[1]
+        self.head: nn.Module = nn.Identity() if outputs is None else nn.Linear(self.features, outputs)
+        for m in self.modules():
+            if isinstance(m, nn.Conv2d | nn.Linear):
+                nn.init.xavier_uniform_(m.weight)
+                if m.bias is not None:
+                    nn.init.zeros_(m.bias)
+
+    def _block(self, inputs: int) -> nn.Module:
+        strided = self.down == "stride"
+        return nn.Sequential(
+            nn.Conv2d(inputs, self.width, 3, padding=1, stride=2 if strided else 1),
+            normalization(self.norm, self.width),
+            nn.ReLU(),
+            nn.Identity() if strided else nn.MaxPool2d(2),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_images(x, self.channels, self.size, "Conv4")
+        out: Tensor = self.head(self.body(x))
+        return out
+
+
+def check_images(x: Tensor, channels: int, size: int, model: str) -> None:
+    if x.shape[1:] != (channels, size, size):
+        raise InputError(
+            f"{model} was built for images of {channels} × {size} × {size} and was given a batch of shape {tuple(x.shape)}: "
+            "bring the images to that shape, or build it with other channels= and size="
+        )

@@ -1,0 +1,126 @@
+"""Objects to plain settings and back: what a recipe names, a saved learner carries, and `kshot list` prints.
+
+One convention makes it work: a constructor keeps each argument as an attribute of the same name (`loss` as `criterion`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from kshot.learner import LOSSES, MetaLearner
+from kshot.learners import LEARNERS
+from kshot.models import MODELS
+from kshot.rules import RULES
+from kshot.types import InputError
+
+Settings = dict[str, Any]
+
+# Which table an argument's value is looked up in.
+_TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
+    "learner": LEARNERS,
+    "model": MODELS,
+    "encoder": MODELS,
+    "rule": RULES,
+}
+_UNKNOWN = "not rebuildable"
+
+
+def build(settings: Mapping[str, Any], role: str, given: Mapping[str, Any] | None = None) -> Any:
+    """The object that the settings describe. `given` are values for arguments that settings cannot hold."""
+    return construct(_TABLES[role], settings, role, given)
+
+
+def construct(
+    table: Mapping[str, Callable[..., Any]],
+    settings: Mapping[str, Any],
+    role: str,
+    given: Mapping[str, Any] | None = None,
+) -> Any:
+    """table[settings['name']](**the rest), nested settings built first."""
+    if not isinstance(settings, Mapping) or "name" not in settings:
+        raise InputError(f"{role} needs a name, found {settings!r}: one of {', '.join(table)}")
+    name = settings["name"]
+    if name not in table:
+        raise InputError(f"{role} {name!r} is not known: {suggestion(str(name), table)}")
+    known = arguments(table[name])
+    values = {**settings, **(given or {})}
+    del values["name"]
+    for key in values:
+        if key not in known:
+            raise InputError(f"{role} {name!r} has no setting {key!r}: {suggestion(key, known)}")
+    try:
+        return table[name](**{key: _value(key, value) for key, value in values.items()})
+    except TypeError as error:
+        raise InputError(f"{role} {name!r} cannot be built from {dict(settings)}: {error}") from error
+
+
+def _value(key: str, value: Any) -> Any:
+    if isinstance(value, Mapping) and _UNKNOWN in value:
+        raise InputError(
+            f"the saved learner's {key} is a {value[_UNKNOWN]}, which kshot cannot rebuild: "
+            f"build it as before saving and pass it, load(path, {key}=…)"
+        )
+    if key in _TABLES and isinstance(value, Mapping):
+        return build(value, key)
+    if key in _TABLES and isinstance(value, str):
+        return build({"name": value}, key)
+    if key == "loss" and isinstance(value, str):
+        if value not in LOSSES:
+            raise InputError(f"loss {value!r} is not known: {suggestion(value, LOSSES)}")
+        return LOSSES[value]
+    return value
+
+
+def describe(thing: nn.Module) -> Settings:
+    """The settings that `build` rebuilds the thing from; a part that it cannot rebuild is named by its class."""
+    tables = (LEARNERS, RULES, MODELS)
+    name = next((n for table in tables for n, made in table.items() if made is type(thing)), None)
+    if name is None:
+        return {_UNKNOWN: type(thing).__qualname__}
+    return {"name": name, **{key: _described(key, _attribute(thing, key)) for key in arguments(type(thing))}}
+
+
+def _attribute(thing: nn.Module, key: str) -> Any:
+    return getattr(thing, "criterion" if key == "loss" and isinstance(thing, MetaLearner) else key)
+
+
+def _described(key: str, value: Any) -> Any:
+    if isinstance(value, nn.Module):
+        return describe(value)
+    if key == "loss":
+        name = next((n for n, loss in LOSSES.items() if loss is value), None)
+        return name if name is not None else {_UNKNOWN: getattr(value, "__qualname__", type(value).__name__)}
+    if callable(value):
+        return {_UNKNOWN: getattr(value, "__qualname__", type(value).__name__)}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def arguments(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The arguments of a class or a thin constructor; its `**choices` are those of its base class or of what it returns."""
+    found: dict[str, inspect.Parameter] = {}
+    chain: list[Any] = list(inspect.getmro(target)) if inspect.isclass(target) else [target]
+    while chain:
+        link = chain.pop(0)
+        call = vars(link).get("__init__") if inspect.isclass(link) else link
+        if call is None or call in (object.__init__, nn.Module.__init__):
+            continue
+        parameters = [p for p in inspect.signature(call).parameters.values() if p.name != "self"]
+        found = {**{p.name: p for p in parameters if p.kind is not p.VAR_KEYWORD}, **found}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+        if not inspect.isclass(link):
+            chain = list(inspect.getmro(typing.get_type_hints(link)["return"]))
+    return found
+
+
+def suggestion(wrong: str, known: Iterable[str]) -> str:
+    """'did you mean …?' for a misspelt name, else what there is."""
+    known = sorted(known)
+    close = difflib.get_close_matches(wrong, known, 1)
+    return f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(known)}"

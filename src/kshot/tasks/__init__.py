@@ -1,0 +1,3 @@
+"""Where tasks come from."""
+
+from kshot.tasks.sinusoids import Sinusoids

@@ -1,0 +1,155 @@
+"""Episodes: N-way k-shot tasks from any labelled data, a whole batch of tasks in one vectorized draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from kshot.tasks.files import labelled
+from kshot.tasks.labelled import Labelled
+from kshot.types import Batch, InputError, Task
+
+Count = int | Sequence[int]  # a number, or (lowest, highest)
+
+
+@dataclass(frozen=True)
+class EpisodePlan:
+    """Which rows make n tasks: support [n, S], query [n, Q]; the labels y are the same for each task."""
+
+    support: Tensor
+    query: Tensor
+    y_support: Tensor
+    y_query: Tensor
+    ways: int
+
+    def __getitem__(self, part: slice) -> EpisodePlan:
+        return EpisodePlan(self.support[part], self.query[part], self.y_support, self.y_query, self.ways)
+
+
+class Episodes:
+    """N classes, k examples of each to learn from, some others to be judged on.
+
+    data: (x, y) arrays or tensors; a Labelled; a torch or Hugging Face dataset; a folder with a sub-folder a class; a
+    .csv or .jsonl file. How to read them in another way: kshot.tasks.{from_folder, from_csv, from_jsonl, from_dataset}.
+    ways, shots, queries: a number, or (lowest, highest) drawn anew for each batch of tasks; shots and queries are a class's.
+    balanced: with a range of shots, False draws each class its own number.
+    small_classes: 'error', or 'skip' to leave out the classes that have too few examples.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        ways: Count = 5,
+        shots: Count = 1,
+        queries: Count = 15,
+        *,
+        balanced: bool = True,
+        small_classes: Literal["error", "skip"] = "error",
+    ) -> None:
+        self.data: Labelled = labelled(data)
+        self.ways, self.shots, self.queries = ways, shots, queries
+        self.balanced, self.small_classes = balanced, small_classes
+        self._ways, self._shots, self._queries = (
+            _range(name, value) for name, value in (("ways", ways), ("shots", shots), ("queries", queries))
+        )
+        if not balanced and self._shots[0] == self._shots[1]:
+            raise InputError(
+                f"balanced=False needs a range of shots to draw from, found shots={shots}: such as (1, 10)"
+            )
+        self._drop_small_classes()
+        if self._ways[1] > len(self.data):
+            raise InputError(
+                f"{self._ways[1]}-way tasks need as many classes and the data has {len(self.data)}: lower ways, or add classes"
+            )
+
+    @property
+    def identities(self) -> frozenset[str]:
+        return self.data.identities
+
+    def with_shots(self, shots: int) -> Episodes:
+        """The same tasks with another number of examples to learn from."""
+        return Episodes(self.data, self.ways, shots, self.queries)
+
+    def sample(self, n: int, generator: torch.Generator) -> Task:
+        return self.read(self.plan(n, generator))
+
+    def plan(self, n: int, generator: torch.Generator) -> EpisodePlan:
+        if n < 1:
+            raise InputError(f"{n} tasks were asked for: at least one is needed")
+        ways, queries = _draw(self._ways, generator), _draw(self._queries, generator)
+        shots = [_draw(self._shots, generator)] * ways
+        if not self.balanced:
+            shots = [_draw(self._shots, generator) for _ in range(ways)]
+        most = max(shots)
+
+        classes = distinct(torch.tensor(len(self.data)).expand(n), ways, generator)  # [n, N], in random order
+        within = distinct(self.data.count[classes], most + queries, generator)  # [n, N, most + queries]
+        rows = self.data.order[self.data.start[classes].unsqueeze(-1) + within]
+        support = rows[:, :, :most].flatten(1)
+        if not self.balanced:
+            support = torch.cat([rows[:, c, :k] for c, k in enumerate(shots)], dim=1)
+        numbers = torch.arange(ways)
+        return EpisodePlan(
+            support,
+            rows[:, :, most:].flatten(1),
+            numbers.repeat_interleave(torch.tensor(shots)),
+            numbers.repeat_interleave(queries),
+            ways,
+        )
+
+    def read(self, plan: EpisodePlan) -> Task:
+        def batch(rows: Tensor, y: Tensor) -> Batch:
+            return Batch(self.data.storage.read(rows), y.repeat(len(rows), 1), plan.ways)
+
+        return Task(batch(plan.support, plan.y_support), batch(plan.query, plan.y_query))
+
+    def _drop_small_classes(self) -> None:
+        if self.small_classes not in ("error", "skip"):
+            raise InputError(f"small_classes={self.small_classes!r} is not known: choose 'error' or 'skip'")
+        needed = self._shots[1] + self._queries[1]
+        large = (self.data.count >= needed).nonzero().flatten().tolist()
+        if len(large) < len(self.data):
+            c = int((self.data.count < needed).nonzero()[0])
+            message = (
+                f"class {self.data.names[c]!r} has {int(self.data.count[c])} examples; {self._shots[1]} shots + "
+                f"{self._queries[1]} queries need {needed}: lower one, or leave the class out (small_classes='skip')"
+            )
+            if self.small_classes == "error" or not large:
+                raise InputError(message)
+            self.data = self.data.only(large)
+
+
+def distinct(sizes: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """For each size m in sizes [*], k different numbers of 0..m-1 in random order: [*, k]. Every ordered choice is equally likely."""
+    flat = sizes.reshape(-1)
+    chosen = torch.empty(len(flat), k, dtype=torch.int64)
+    dense = k * k > 2 * flat
+    if dense.any():  # the k smallest of m random keys; m is below k² / 2, however large other classes are
+        m = flat[dense].unsqueeze(1)
+        keys = torch.rand(len(m), int(m.max()), generator=generator)
+        chosen[dense] = keys.masked_fill_(torch.arange(keys.shape[1]) >= m, 2.0).argsort(1)[:, :k]
+    again = (~dense).nonzero().flatten()
+    while len(again):  # sparse: draw freely, and draw the rows with a repetition anew
+        drawn = (torch.rand(len(again), k, generator=generator, dtype=torch.float64) * flat[again].unsqueeze(1)).long()
+        chosen[again] = drawn
+        ordered = drawn.sort(1).values
+        again = again[(ordered[:, 1:] == ordered[:, :-1]).any(1)]
+    return chosen.reshape(*sizes.shape, k)
+
+
+def _range(name: str, value: Count) -> tuple[int, int]:
+    ends = (value, value) if isinstance(value, int) else tuple(value)
+    if len(ends) != 2 or not all(isinstance(e, int) for e in ends) or not 1 <= ends[0] <= ends[1]:
+        raise InputError(f"{name}={value!r}: give a whole number of at least 1, or (lowest, highest)")
+    if name == "ways" and ends[0] < 2:
+        raise InputError(f"ways={value!r}: a task needs at least 2 classes to tell apart")
+    return ends[0], ends[1]
+
+
+def _draw(ends: tuple[int, int], generator: torch.Generator) -> int:
+    low, high = ends
+    return low if low == high else int(torch.randint(low, high + 1, (), generator=generator))

@@ -1,0 +1,183 @@
+"""Examples with class labels, wherever they lie, and the ways to cut them: by class, into splits, into rotations."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from kshot.types import InputError, seeded
+
+
+class Storage(Protocol):
+    """Rows of examples, in memory or not."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, rows: Tensor) -> Tensor:
+        """rows [*] -> examples [*, *features]; bytes (uint8) are read as float32 in 0..1."""
+        ...
+
+
+class InMemory:
+    """A tensor of examples."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def read(self, rows: Tensor) -> Tensor:
+        return as_input(self.x.index_select(0, rows.reshape(-1))).reshape(*rows.shape, *self.x.shape[1:])
+
+
+class Rotated:
+    """Row r of the k-th quarter turn of `base` is row k · len(base) + r."""
+
+    def __init__(self, base: Storage) -> None:
+        self.base = base
+
+    def __len__(self) -> int:
+        return 4 * len(self.base)
+
+    def read(self, rows: Tensor) -> Tensor:
+        turns, rows = rows // len(self.base), rows % len(self.base)
+        x = self.base.read(rows)
+        for k in (1, 2, 3):
+            x[turns == k] = x[turns == k].rot90(k, (-2, -1))
+        return x
+
+
+def as_input(x: Tensor) -> Tensor:
+    return x.float().div_(255) if x.dtype == torch.uint8 else x
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """C classes over a storage. Class c holds the rows order[start[c] : start[c] + count[c]]."""
+
+    storage: Storage
+    names: tuple[str, ...]
+    order: Tensor
+    start: Tensor
+    count: Tensor
+
+    @staticmethod
+    def of(x: Any, y: Any, names: Sequence[str] | None = None) -> Labelled:
+        """x: a Storage, tensor or array [M, *features]; y: one label a row, of any hashable kind."""
+        storage = x if hasattr(x, "read") else InMemory(_tensor(x))
+        labels = y.tolist() if hasattr(y, "tolist") else list(y)
+        if len(labels) != len(storage):
+            raise InputError(f"{len(storage)} examples came with {len(labels)} labels: give one label an example")
+        if not labels:
+            raise InputError("the data holds no example: give at least a few for each of some classes")
+        try:
+            values = sorted(set(labels))
+        except TypeError:
+            raise InputError(
+                f"labels of type {type(labels[0]).__name__} cannot be told apart and ordered: use numbers or strings, "
+                "one a row"
+            ) from None
+        if values[-1] != values[-1]:
+            raise InputError("some labels are NaN: give each row its class, or leave those rows out")
+        number = {label: c for c, label in enumerate(values)}
+        classes = torch.tensor([number[label] for label in labels])
+        count = torch.bincount(classes, minlength=len(values))
+        titles = tuple(str(v) for v in values) if names is None else tuple(names)
+        if len(titles) != len(values):
+            raise InputError(
+                f"{len(titles)} class names for {len(values)} classes: give one name a class, in label order"
+            )
+        return Labelled(storage, titles, classes.argsort(stable=True), count.cumsum(0) - count, count)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def identities(self) -> frozenset[str]:
+        """A fingerprint of each class's first example: the same class under another name is still the same."""
+        first = self.storage.read(self.order[self.start])
+        return frozenset(hashlib.blake2b(row.numpy().tobytes(), digest_size=12).hexdigest() for row in first.cpu())
+
+    def rows(self, c: int) -> Tensor:
+        """The rows of class c."""
+        return self.order[self.start[c] : self.start[c] + self.count[c]]
+
+    def only(self, classes: Sequence[str | int]) -> Labelled:
+        """These classes, by name or number."""
+        number = {name: c for c, name in enumerate(self.names)}
+        unknown = [c for c in classes if (c not in number if isinstance(c, str) else not 0 <= c < len(self))]
+        if unknown or not len(classes):
+            raise InputError(
+                f"no class is called {unknown[0]!r}: the data has {len(self)}, such as {', '.join(self.names[:3])}"
+                if unknown
+                else "an empty list of classes was asked for: name at least one"
+            )
+        chosen = torch.tensor([number[c] if isinstance(c, str) else c for c in classes])
+        return replace(
+            self,
+            names=tuple(self.names[c] for c in chosen.tolist()),
+            start=self.start[chosen],
+            count=self.count[chosen],
+        )
+
+    def split(self, *shares: float, seed: int = 0) -> tuple[Labelled, ...]:
+        """Disjoint sets of classes, at random: split(0.8, 0.1, 0.1)."""
+        if not shares or min(shares) <= 0 or sum(shares) > 1 + 1e-9:
+            raise InputError(f"shares {shares} cannot cut the classes: give positive numbers that sum to at most 1")
+        ends = [round(sum(shares[: i + 1]) * len(self)) for i in range(len(shares))]
+        shuffled = torch.randperm(len(self), generator=seeded(seed)).tolist()
+        parts = [sorted(shuffled[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
+        if not all(parts):
+            raise InputError(f"{len(self)} classes cannot be cut into shares {shares}: a part would be empty")
+        return tuple(self.only(part) for part in parts)
+
+    def rotated(self) -> Labelled:
+        """Four classes of each, one a quarter turn of its images (as in the Omniglot papers).
+
+        Split before you rotate: a character upright in one split and turned in another is hardly new.
+        """
+        m = len(self.storage)
+        turned: Storage = Rotated(self.storage)
+        if isinstance(self.storage, InMemory):
+            shape = self.storage.x.shape[1:]
+            if len(shape) < 2 or shape[-1] != shape[-2]:
+                raise InputError(f"examples of shape {tuple(shape)} cannot be rotated: square images are needed")
+            # four times the memory, and nothing to do when reading
+            turned = InMemory(torch.cat([self.storage.x.rot90(k, (-2, -1)) for k in range(4)]))
+        return Labelled(
+            turned,
+            tuple(f"{name}/rot{90 * k:03d}" for k in range(4) for name in self.names),
+            torch.cat([self.order + k * m for k in range(4)]),
+            torch.cat([self.start + k * len(self.order) for k in range(4)]),
+            self.count.repeat(4),
+        )
+
+
+def _tensor(x: Any) -> Tensor:
+    try:
+        values = torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"examples of type {type(x).__name__} cannot become a tensor ({error}): give one array [M, *features]"
+        ) from None
+    if values.ndim < 2:
+        raise InputError(f"examples have shape {tuple(values.shape)}: give at least [examples, features]")
+    if values.is_floating_point():
+        bad = (~torch.isfinite(values)).flatten(1).any(1)
+        if bool(bad.any()):
+            raise InputError(
+                f"{int(bad.sum()):,} of {len(values):,} examples hold NaN or infinite values (first: row "
+                f"{int(bad.nonzero()[0, 0])}): clean or drop those rows"
+            )
+        if values.dtype == torch.float16 or (values.dtype == torch.float64 and not isinstance(x, Tensor)):
+            values = values.to(
+                torch.get_default_dtype()
+            )  # float64 is NumPy's default, and a tensor's deliberate choice
+    return values

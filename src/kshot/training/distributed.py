@@ -1,0 +1,94 @@
+"""Many processes, one batch of tasks: each rank takes its share and torch.distributed sums the gradients.
+
+Start them with torchrun. The tasks of a step do not depend on the number of ranks, so neither does the training,
+but for rounding. A rank that dies breaks its connections: the others fail at the next sum, and torchrun ends the job.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from kshot.types import InputError
+
+
+class RankLost(RuntimeError):
+    """Another process of the job is gone."""
+
+
+class Ranks:
+    """This process's place among the ranks of a job; alone without torchrun."""
+
+    def __init__(self) -> None:
+        together = dist.is_available() and dist.is_initialized()
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def share(self, n: int) -> slice:
+        """This rank's part of n tasks; parts differ by one at most."""
+        if n < self.world:
+            raise InputError(f"meta_batch={n} tasks cannot be shared by {self.world} ranks: each needs at least one")
+        return slice(n * self.rank // self.world, n * (self.rank + 1) // self.world)
+
+    def agree(self, value: Any) -> Any:
+        """Rank 0's value, for all."""
+        if self.world == 1:
+            return value
+        box = [value]
+        with _naming_the_lost():
+            dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def same_start(self, module: nn.Module) -> None:
+        """Rank 0's parameters and buffers, for all."""
+        if self.world > 1:
+            with _naming_the_lost():
+                for tensor in module.state_dict().values():
+                    dist.broadcast(tensor, src=0)
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter], *scalars: float) -> list[float]:
+        """Sum every gradient, and the scalars, over the ranks in one message; returns the scalars' sums."""
+        if self.world == 1:
+            return list(scalars)
+        grads = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([g.reshape(-1).double() for g in grads] + [torch.tensor(scalars, dtype=torch.float64)])
+        with _naming_the_lost():
+            dist.all_reduce(flat)
+        start = 0
+        for g in grads:
+            g.copy_(flat[start : start + g.numel()].view_as(g))
+            start += g.numel()
+        return [float(v) for v in flat[start:]]
+
+
+@contextmanager
+def process_group() -> Iterator[Ranks]:
+    """Join the job that torchrun started, if it did."""
+    joining = "TORCHELASTIC_RUN_ID" in os.environ and dist.is_available() and not dist.is_initialized()
+    if joining:
+        dist.init_process_group("gloo")
+    try:
+        yield Ranks()
+    finally:
+        if joining:
+            dist.destroy_process_group()
+
+
+@contextmanager
+def _naming_the_lost() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # what torch.distributed raises when a connection breaks
+        raise RankLost(
+            f"another rank of this job is gone, or cannot be reached ({str(error).splitlines()[0]}): look for the first error "
+            "above, and start the same command again to go on from the last checkpoint"
+        ) from error

@@ -1,0 +1,299 @@
+"""fit: sample → mean loss → backward → clip → step → log → validate → save."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kshot import atomic
+from kshot.evaluation import evaluate
+from kshot.learner import MetaLearner
+from kshot.settings import describe, suggestion
+from kshot.training import checkpoint
+from kshot.training.distributed import Ranks, process_group
+from kshot.training.options import Training
+from kshot.training.progress import Writers
+from kshot.types import InputError, Task, TaskSource, draw, identities, seeded
+from kshot.vectorize import Way, choose, meta_backward
+from kshot.version import __version__
+
+RUN = "run.json"
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was asked to stop, and saved itself first."""
+
+
+class Diverged(ArithmeticError):
+    """The meta-loss or its gradient is no longer a number."""
+
+
+def fit(
+    learner: MetaLearner,
+    tasks: TaskSource,
+    *,
+    validate: TaskSource | None = None,
+    out: str | Path | None = None,
+    progress: bool = True,
+    tensorboard: bool = False,
+    **settings: Any,
+) -> MetaLearner:
+    """Train the learner in place, and return it.
+
+    steps (1000), meta_batch (32): outer steps, and tasks in each.
+    validate: other tasks, measured every `validate_every` steps (a tenth of the run) over `validate_episodes` (200);
+        the best learner so far is kept in out/best.safetensors, and is what is returned.
+    out: the run folder. Checkpoints every `save_every` steps (a twentieth of the run); the same call on the same folder goes
+        on where it stopped. Without it nothing is written.
+    seed (0): of the tasks, step by step, and of dropout.
+    optimizer ('adam', 'adamw', 'sgd', or a function of the parameters), lr (0.001), weight_decay (0).
+    schedule ('constant', 'cosine', 'linear'), warmup (0 steps), clip (None: the largest norm of the meta-gradient).
+    precision: 'fp32', or 'bf16-mixed' for autocast. vectorize: as in meta_loss.
+    """
+    unknown = [name for name in settings if name not in Training.__dataclass_fields__]
+    if unknown:
+        raise InputError(f"fit has no setting {unknown[0]!r}: {suggestion(unknown[0], Training.__dataclass_fields__)}")
+    trained = [p for p in learner.parameters() if p.requires_grad]
+    if not trained:
+        raise InputError(
+            f"{type(learner).__name__} has no parameters to train: evaluate it as it is, or choose another learner"
+        )
+    if validate is not None and identities(tasks) & identities(validate):
+        raise InputError(
+            f"{len(identities(tasks) & identities(validate))} classes are in both the training and the validation tasks: "
+            "split by class, for instance with Labelled.split"
+        )
+    with process_group() as ranks, torch.random.fork_rng():
+        run = _Run(
+            learner, trained, tasks, validate, Training(**settings), Path(out) if out is not None else None, ranks
+        )
+        run.train(progress, tensorboard)
+    return learner
+
+
+class _Run:
+    """The state of one training: what a checkpoint holds, and the steps that move it."""
+
+    def __init__(
+        self,
+        learner: MetaLearner,
+        trained: list[nn.Parameter],
+        tasks: TaskSource,
+        validate: TaskSource | None,
+        training: Training,
+        out: Path | None,
+        ranks: Ranks,
+    ) -> None:
+        self.learner, self.trained, self.tasks, self.validate = learner, trained, tasks, validate
+        self.t, self.out, self.ranks = training, out, ranks
+        self.device = trained[0].device
+        self.share = ranks.share(training.meta_batch)
+        self.optimizer = training.make_optimizer(trained)
+        self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
+        self.step, self.best = 0, math.inf
+        self.best_weights: dict[str, torch.Tensor] = {}
+        self.way: Way | None = None
+        ranks.same_start(learner)
+        learner.seen = learner.seen | identities(tasks)
+        if out is not None:
+            self._open_folder(out)
+
+    def train(self, show: bool, tensorboard: bool) -> None:
+        t = self.t
+        self.learner.train()
+        writers = Writers(self.out, t.steps, self.step, show=show, tensorboard=tensorboard, active=self.ranks.first)
+        with writers, _stop_signals() as stop:
+            losses, since = [], time.perf_counter()
+            for batch in self._batches():
+                loss, norm, stopped = self._one_step(batch, stop)
+                losses.append(loss)
+                writers.advance(self.step)
+                if self.step % t.every("log_every", 200) == 0 or self.step == t.steps:
+                    seconds, lr = time.perf_counter() - since, self.optimizer.param_groups[0]["lr"]
+                    rate = len(losses) * t.meta_batch / seconds
+                    mean = sum(losses) / len(losses)
+                    writers.log(self.step, loss=mean, grad_norm=norm, lr=lr, tasks_per_s=round(rate, 1))
+                    losses, since = [], time.perf_counter()
+                due = self.step % t.every("validate_every", 10) == 0 or self.step == t.steps
+                if due and self.validate is not None and self.ranks.first:
+                    self._validate(self.validate, writers)
+                if self.step % t.every("save_every", 20) == 0 or self.step == t.steps or stopped:
+                    self._save()
+                if stopped:
+                    again = (
+                        f"saved in {self.out}; start it again in the same way to go on"
+                        if self.out
+                        else "nothing was saved"
+                    )
+                    raise Interrupted(f"stopped at step {self.step} of {t.steps}: {again}")
+        self._end()
+
+    def _one_step(self, batch: Task, stop: threading.Event) -> tuple[float, float, bool]:
+        """(mean loss over all ranks, norm of the meta-gradient, whether any rank was asked to stop)."""
+        t = self.t
+        if self.way is None:
+            self.way = self.ranks.agree(choose(self.learner, batch, t.vectorize))
+        torch.manual_seed(seeded(t.seed, self.step, self.ranks.rank).initial_seed())  # for dropout
+        for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
+            group["lr"] = lr * t.lr_factor(self.step)
+        self.optimizer.zero_grad()
+        with self._autocast():
+            value = meta_backward(self.learner, batch, self.way, t.meta_batch)
+        loss, stops = self.ranks.sum_gradients(self.trained, float(value), float(stop.is_set()))
+        norm = float(nn.utils.clip_grad_norm_(self.trained, t.clip if t.clip is not None else math.inf))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise Diverged(self._diagnosis(batch, loss, norm))
+        self.optimizer.step()
+        self.step += 1
+        return loss, norm, stops > 0
+
+    def _batches(self) -> Iterator[Task]:
+        """This rank's share of each step's tasks, the next one drawn in the background."""
+        with ThreadPoolExecutor(1, thread_name_prefix="kshot-tasks") as pool:
+            ahead: Future[Task] = pool.submit(self._draw, self.step)
+            for step in range(self.step, self.t.steps):
+                batch = ahead.result()
+                if step + 1 < self.t.steps:
+                    ahead = pool.submit(self._draw, step + 1)
+                yield batch
+
+    def _draw(self, step: int) -> Task:
+        return draw(self.tasks, self.t.meta_batch, seeded(self.t.seed, step), self.share).to(self.device)
+
+    def _autocast(self) -> Any:
+        if self.t.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(
+            self.device.type, torch.bfloat16, cache_enabled=False
+        )  # the cache would cut higher gradients
+
+    def _validate(self, tasks: TaskSource, writers: Writers) -> None:
+        with self._autocast():
+            found = evaluate(self.learner, tasks, self.t.validate_episodes, self.t.seed, curves=False)
+        writers.log(self.step, **{f"val_{found.metric}": found.mean, "val_interval": found.interval})
+        cost = -found.mean if found.metric == "accuracy" else found.mean
+        if cost < self.best:
+            self.best = cost
+            if self.out is not None:
+                checkpoint.write(self.out / checkpoint.BEST, self.learner)
+            else:
+                self.best_weights = {name: t.clone() for name, t in self.learner.state_dict().items()}
+
+    def _end(self) -> None:
+        """The best learner, by validation, is the one that stays."""
+        if self.validate is not None:
+            self.ranks.agree(None)  # all wait for the first, which validates and writes
+            if self.out is not None:
+                checkpoint.fill(self.learner, checkpoint.read(self.out / checkpoint.BEST)[1], self.out)
+            elif self.best_weights:
+                self.learner.load_state_dict(self.best_weights)
+        self.learner.eval()
+
+    def _save(self) -> None:
+        """All that going on needs: the tasks, the schedule and dropout depend on the seed and the step alone."""
+        if self.out is None or not self.ranks.first:
+            return
+        optimizer = self.optimizer.state_dict()
+        tensors: dict[str, torch.Tensor] = {}
+        scalars: dict[str, Any] = {}
+        for i, slots in optimizer["state"].items():
+            for name, value in slots.items():
+                (tensors if isinstance(value, torch.Tensor) else scalars)[f"optimizer.{i}.{name}"] = value
+        state = {
+            "step": self.step,
+            "best": self.best if math.isfinite(self.best) else None,
+            "vectorize": self.way,
+            "training": self.t.to_dict(),
+            "optimizer": {"groups": optimizer["param_groups"], "scalars": scalars},
+        }
+        checkpoint.write(self.out / checkpoint.LAST, self.learner, state, **tensors)
+
+    def _open_folder(self, out: Path) -> None:
+        """Go on from the folder's last checkpoint, or begin a run in it."""
+        if not (out / checkpoint.LAST).is_file():
+            if self.ranks.first:
+                atomic.write(out / RUN, json.dumps(self._origin(), indent=2))
+            return
+        header, tensors = checkpoint.read(out / checkpoint.LAST)
+        state = header["state"]
+        self._check_same(out, {"learner": header["learner"], **state["training"]})
+        checkpoint.fill(self.learner, tensors, out)
+        self.step, self.way = state["step"], state["vectorize"]
+        self.best = math.inf if state["best"] is None else state["best"]
+        slots: dict[int, dict[str, Any]] = {}
+        for key, value in {**tensors, **state["optimizer"]["scalars"]}.items():
+            if key.startswith("optimizer."):
+                _, i, name = key.split(".", 2)
+                slots.setdefault(int(i), {})[name] = value
+        self.optimizer.load_state_dict({"state": slots, "param_groups": state["optimizer"]["groups"]})
+
+    def _check_same(self, out: Path, before: dict[str, Any]) -> None:
+        now = json.loads(json.dumps({"learner": describe(self.learner), **self.t.to_dict()}))
+        free = {"log_every", "save_every"}
+        if self.t.schedule == "constant" and now["steps"] > before["steps"]:
+            free.add("steps")  # to train on
+        changed = [key for key in now if key not in free and now[key] != before.get(key)]
+        if changed:
+            what = "; ".join(f"{key} was {before.get(key)!r}, now {now[key]!r}" for key in changed)
+            raise InputError(
+                f"{out} holds a run with other settings ({what}): give the same settings to go on with it, or choose another folder"
+            )
+
+    def _origin(self) -> dict[str, Any]:
+        return {
+            "kshot": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {self.device}",
+            "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "ranks": self.ranks.world,
+            "learner": describe(self.learner),
+            "training": self.t.to_dict(),
+        }
+
+    def _diagnosis(self, batch: Task, loss: float, norm: float) -> str:
+        culprit = ""
+        for i in range(len(batch)):
+            value = self.learner.loss(batch[i])
+            grads = torch.autograd.grad(value, self.trained, allow_unused=True)
+            if not all(torch.isfinite(g).all() for g in (value, *grads) if g is not None):
+                culprit = f"[{i + self.share.start}]"
+                break
+        return (
+            f"the meta-loss is {loss} and the norm of its gradient {norm} at step {self.step}; replay it with "
+            f"learner.loss(tasks.sample({self.t.meta_batch}, kshot.seeded({self.t.seed}, {self.step})){culprit}); a smaller "
+            "inner or outer learning rate, or clip=, often helps"
+        )
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """The first Ctrl-C (or SIGTERM) asks the loop to save and stop; a second one stops at once."""
+    stop = threading.Event()
+
+    def ask(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,107 @@
+"""What a run shows and keeps while it trains: a progress bar, metrics.jsonl, and TensorBoard if asked.
+
+Logged numbers: loss, the mean meta-loss since the last line; grad_norm, of the meta-gradient before clipping, at this step;
+lr; tasks_per_s, since the last line; val_accuracy or val_mse and val_interval, at validations.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from kshot import atomic
+from kshot.types import InputError
+
+METRICS = "metrics.jsonl"
+
+
+class Writers:
+    """A context manager around the training loop; ranks other than the first write nothing."""
+
+    def __init__(
+        self, out: Path | None, steps: int, start: int, *, show: bool, tensorboard: bool, active: bool
+    ) -> None:
+        self._show, self._steps, self._start = show and active, steps, start
+        self._out = out if active else None
+        self._board = _tensorboard(self._out) if tensorboard and self._out is not None else None
+        self._latest: dict[str, str] = {}
+        if self._out is not None:
+            _truncate(self._out / METRICS, start)
+
+    def __enter__(self) -> Writers:
+        self._bar = Progress(
+            TextColumn("[bold]step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(compact=True),
+            console=Console(stderr=True),
+            disable=not self._show,
+        )
+        self._bar.start()
+        self._row = self._bar.add_task("train", total=self._steps, completed=self._start, numbers="")
+        self._file = open(self._out / METRICS, "a") if self._out is not None else None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+        for writer in (self._file, self._board):
+            if writer is not None:
+                writer.close()
+
+    def advance(self, step: int) -> None:
+        """`step` steps are done."""
+        self._bar.update(self._row, completed=step)
+
+    def log(self, step: int, **numbers: float) -> None:
+        """One line of metrics.jsonl, complete or absent."""
+        if self._file is not None:
+            self._file.write(json.dumps({"step": step, **numbers}) + "\n")
+            self._file.flush()
+        if self._board is not None:
+            for name, value in numbers.items():
+                self._board.add_scalar(name, value, step)
+        for name, shown in (
+            ("loss", "loss"),
+            ("val_accuracy", "val acc"),
+            ("val_mse", "val mse"),
+            ("tasks_per_s", "tasks/s"),
+        ):
+            if name in numbers:
+                self._latest[shown] = f"{numbers[name]:.4g}"
+        self._bar.update(self._row, numbers="  ".join(f"{name} {value}" for name, value in self._latest.items()))
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; a last line that was cut off is passed over."""
+    if not path.is_file():
+        return []
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:  # the process died while writing it
+            break
+    return lines
+
+
+def _truncate(path: Path, step: int) -> None:
+    """Drop the lines after `step`: they are about to be computed again."""
+    if path.is_file():
+        kept = [line for line in read_metrics(path) if line["step"] <= step]
+        atomic.write(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def _tensorboard(out: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError('tensorboard=True needs TensorBoard: pip install "kshot[tensorboard]"') from error
+    return SummaryWriter(str(out / "tensorboard"))

@@ -1,0 +1,100 @@
+"""The only place that batches over tasks: a function of one task becomes one of many, by vmap, a loop, or chunks."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree
+
+from kshot.learner import MetaLearner
+from kshot.types import InputError, Task, check_task
+
+Way = Literal["vmap", "loop"] | int  # an int is the number of tasks in a chunk
+Vectorize = Way | Literal["auto"]
+
+_chosen: WeakKeyDictionary[MetaLearner, dict[Any, Way]] = WeakKeyDictionary()
+
+
+def meta_loss(learner: MetaLearner, tasks: Task, vectorize: Vectorize = "auto") -> Tensor:
+    """Mean of learner.loss over a leading axis of tasks; its gradient in learner.parameters() is the meta-gradient."""
+    way = choose(learner, tasks, vectorize)
+    return torch.cat(list(pieces(learner.loss, tasks, way))).mean()
+
+
+def meta_backward(learner: MetaLearner, tasks: Task, way: Way, total: int | None = None) -> Tensor:
+    """meta_loss(…).backward(), each piece's graph freed before the next is built. `total`: tasks to average over."""
+    total = total or len(tasks)
+    value = torch.zeros(())
+    for losses in pieces(learner.loss, tasks, way):
+        part = losses.sum() / total
+        part.backward()
+        value = value + part.detach().cpu()
+    return value
+
+
+def pieces(function: Callable[[Task], Any], tasks: Task, way: Way) -> Iterator[Any]:
+    """function(task) stacked along a leading axis: the one piece of vmap, one after the other for a loop or chunks."""
+    if way == "loop":
+        for i in range(len(tasks)):
+            yield _pytree.tree_map(lambda t: t.unsqueeze(0), function(tasks[i]))
+    else:
+        size = len(tasks) if way == "vmap" else way
+        for start in range(0, len(tasks), size):
+            # The fused attention kernel has no batching rule; 'different': each task draws its own dropout mask.
+            with sdpa_kernel(SDPBackend.MATH):
+                yield torch.vmap(function, randomness="different")(tasks[start : start + size])
+
+
+def choose(learner: MetaLearner, tasks: Task, vectorize: Vectorize = "auto") -> Way:
+    """Check the tasks, and settle 'auto' by measuring vmap against the loop, once for each shape of tasks."""
+    if vectorize not in ("auto", "vmap", "loop") and not (isinstance(vectorize, int) and vectorize > 0):
+        raise InputError(f"vectorize={vectorize!r} is not known: choose 'auto', 'vmap', 'loop' or a chunk size")
+    check_task(tasks, axes=1)
+    s, q = tasks.support, tasks.query
+    mode = (learner.training, torch.is_grad_enabled())
+    kind = (vectorize, s.x.shape, s.y.shape, q.x.shape, s.ways, s.x.dtype, str(s.x.device), mode)
+    known = _chosen.setdefault(learner, {})
+    if kind not in known:
+        with torch.random.fork_rng():  # neither trial may shift the run's random numbers
+            with torch.no_grad():  # one real task first: a learner cannot look at values inside vmap
+                learner.adapt(tasks[0].support)
+            known[kind] = _measure(learner, tasks) if vectorize == "auto" else vectorize
+    return known[kind]
+
+
+def _measure(learner: MetaLearner, tasks: Task) -> Way:
+    few = tasks[: min(4, len(tasks))]
+    loop = _seconds(learner, few, "loop") * len(tasks) / len(few)
+    try:
+        vmap = _seconds(learner, tasks, "vmap")
+    except InputError:
+        raise
+    except Exception as error:  # whatever vmap cannot do, the loop has just done
+        reason = str(error).strip().splitlines()[0]
+        warnings.warn(
+            f"vectorize='auto' runs the tasks in a loop, because vmap cannot run this model: {reason}", stacklevel=4
+        )
+        return "loop"
+    return "vmap" if vmap <= loop else "loop"
+
+
+def _seconds(learner: MetaLearner, tasks: Task, way: Way) -> float:
+    """Of one meta-gradient, the better of two."""
+    wanted = [p for p in learner.parameters() if p.requires_grad]
+    best = float("inf")
+    for _ in range(2):
+        start = time.perf_counter()
+        value = torch.cat(list(pieces(learner.loss, tasks, way))).mean()
+        if wanted and value.requires_grad:
+            torch.autograd.grad(value, wanted, allow_unused=True)
+        if value.is_cuda:
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return best
