@@ -64,6 +64,15 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    @staticmethod
+    def from_dict(kept: dict[str, Any]) -> Evaluation:
+        """The inverse of to_dict, also after a trip through JSON."""
+        calibration = kept["calibration"]
+        curves = {name: kept[name] and [Point(**p) for p in kept[name]] for name in ("steps_curve", "shots_curve")}
+        if calibration is not None:
+            calibration = Calibration(calibration["ece"], [(b[0], b[1], b[2]) for b in calibration["bins"]])
+        return Evaluation(**{**kept, "calibration": calibration, **curves})
+
 
 def evaluate(
     learner: MetaLearner,

@@ -28,10 +28,12 @@ class MetaLearner(nn.Module, ABC):
 
     criterion: (outputs, y) -> scalar.
     seen: the identities of the classes that it was trained on; evaluation refuses to meet them again.
+    features: the shape of one example of its training, such as (1, 28, 28).
     """
 
     criterion: Criterion
     seen: frozenset[str] = frozenset()
+    features: tuple[int, ...] | None = None
 
     @abstractmethod
     def adapt(self, support: Batch) -> Any:
@@ -57,6 +59,11 @@ class MetaLearner(nn.Module, ABC):
     def transductive(self) -> bool:
         """Whether the prediction for one query example depends on the others."""
         return False
+
+    @property
+    def class_symmetric(self) -> bool:
+        """Whether renumbering the classes of a task renumbers its predictions and changes nothing else."""
+        return True
 
     def judge(self, outputs: Tensor, batch: Batch) -> Tensor:
         """criterion(outputs, y), after the shapes (known even under vmap) were found to fit."""

@@ -59,14 +59,19 @@ class Task:
         return Task(self.support.to(device), self.query.to(device))
 
 
-_pytree.register_pytree_node(Batch, lambda b: ([b.x, b.y], b.ways), lambda xy, ways: Batch(xy[0], xy[1], ways))
+def _batch(children: Any, ways: Any) -> Batch:
+    x, y = children
+    return Batch(x, y, ways)
+
+
+_pytree.register_pytree_node(Batch, lambda b: ([b.x, b.y], b.ways), _batch)
 _pytree.register_pytree_node(Task, lambda t: ([t.support, t.query], None), lambda parts, _: Task(*parts))
 
 
 class TaskSource(Protocol):
     """Where tasks come from. All randomness comes from `generator`, so the same generator gives the same tasks.
 
-    A source whose classes must not be met again in evaluation also has `identities`, a frozenset with one string a class.
+    A source whose classes must not be met again in evaluation also has `identities`: a frozenset, one string a class.
     """
 
     def sample(self, n: int, generator: torch.Generator) -> Task:
@@ -138,7 +143,7 @@ def check_task(task: Task, *, axes: int = 0) -> None:
     features, asked = task.support.x.shape[1 + axes :], task.query.x.shape[1 + axes :]
     if features != asked:
         raise InputError(
-            f"support examples have shape {_shape(features)} and query examples {_shape(asked)}: bring both to one shape"
+            f"support examples have shape {_shape(features)} and query examples {_shape(asked)}: make them alike"
         )
     _check_every_class_present(task.support)
 
@@ -146,7 +151,8 @@ def check_task(task: Task, *, axes: int = 0) -> None:
 def is_concrete(batch: Batch) -> bool:
     """Whether the values can be looked at: not inside vmap, grad or compile."""
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    return not torch.compiler.is_compiling() and not (wrapped(batch.x) or wrapped(batch.y))
+    tensors = [t for t in (batch.x, batch.y) if isinstance(t, Tensor)]
+    return not torch.compiler.is_compiling() and not any(wrapped(t) for t in tensors)
 
 
 def _check_batch(batch: Batch, role: str, axes: int) -> None:

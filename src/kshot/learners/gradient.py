@@ -90,6 +90,10 @@ class GradientLearner(MetaLearner):
     def predict(self, fitted: Params, x: Tensor) -> Tensor:
         return call(self.model, fitted, x, self.batch_norm)
 
+    @property
+    def class_symmetric(self) -> bool:
+        return False  # the head has initial weights of its own for each class
+
     def _check_all_used(self, objective: Objective, start: Params) -> None:
         with torch.random.fork_rng():  # dropout in this one extra pass must not shift the run's random numbers
             idle = unused(objective, start)

@@ -1,3 +1,32 @@
-"""Where tasks come from."""
+"""Where tasks come from: one source a file, one row in the table of those that a recipe can name."""
 
+from collections.abc import Callable
+from typing import Any
+
+from kshot.tasks.datasets import from_dataset
+from kshot.tasks.episodes import Episodes
+from kshot.tasks.files import from_csv, from_jsonl
+from kshot.tasks.images import from_folder
+from kshot.tasks.labelled import Labelled
+from kshot.tasks.omniglot import Omniglot, omniglot
+from kshot.tasks.own import Own
 from kshot.tasks.sinusoids import Sinusoids
+
+SOURCES: dict[str, Callable[..., Any]] = {
+    "omniglot": Omniglot,
+    "own": Own,
+    "sinusoids": Sinusoids,
+}
+
+__all__ = [
+    "SOURCES",
+    "Episodes",
+    "Labelled",
+    "Omniglot",
+    "Sinusoids",
+    "from_csv",
+    "from_dataset",
+    "from_folder",
+    "from_jsonl",
+    "omniglot",
+]

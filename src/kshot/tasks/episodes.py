@@ -35,7 +35,8 @@ class Episodes:
 
     data: (x, y) arrays or tensors; a Labelled; a torch or Hugging Face dataset; a folder with a sub-folder a class; a
     .csv or .jsonl file. How to read them in another way: kshot.tasks.{from_folder, from_csv, from_jsonl, from_dataset}.
-    ways, shots, queries: a number, or (lowest, highest) drawn anew for each batch of tasks; shots and queries are a class's.
+    ways, shots, queries: a number, or (lowest, highest) drawn anew for each batch of tasks; shots and queries are for
+    one class.
     balanced: with a range of shots, False draws each class its own number.
     small_classes: 'error', or 'skip' to leave out the classes that have too few examples.
     """
@@ -63,7 +64,8 @@ class Episodes:
         self._drop_small_classes()
         if self._ways[1] > len(self.data):
             raise InputError(
-                f"{self._ways[1]}-way tasks need as many classes and the data has {len(self.data)}: lower ways, or add classes"
+                f"{self._ways[1]}-way tasks need as many classes and the data has {len(self.data)}: lower ways, or add "
+                "classes"
             )
 
     @property
@@ -124,7 +126,7 @@ class Episodes:
 
 
 def distinct(sizes: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """For each size m in sizes [*], k different numbers of 0..m-1 in random order: [*, k]. Every ordered choice is equally likely."""
+    """For each size m in sizes [*], k different numbers of 0..m-1: [*, k]. Every ordered choice is equally likely."""
     flat = sizes.reshape(-1)
     chosen = torch.empty(len(flat), k, dtype=torch.int64)
     dense = k * k > 2 * flat
@@ -142,7 +144,7 @@ def distinct(sizes: Tensor, k: int, generator: torch.Generator) -> Tensor:
 
 
 def _range(name: str, value: Count) -> tuple[int, int]:
-    ends = (value, value) if isinstance(value, int) else tuple(value)
+    ends = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(ends) != 2 or not all(isinstance(e, int) for e in ends) or not 1 <= ends[0] <= ends[1]:
         raise InputError(f"{name}={value!r}: give a whole number of at least 1, or (lowest, highest)")
     if name == "ways" and ends[0] < 2:

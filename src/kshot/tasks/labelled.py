@@ -84,7 +84,7 @@ class Labelled:
                 f"labels of type {type(labels[0]).__name__} cannot be told apart and ordered: use numbers or strings, "
                 "one a row"
             ) from None
-        if values[-1] != values[-1]:
+        if any(v != v for v in values):
             raise InputError("some labels are NaN: give each row its class, or leave those rows out")
         number = {label: c for c, label in enumerate(values)}
         classes = torch.tensor([number[label] for label in labels])

@@ -39,17 +39,20 @@ def load(path: str | Path, **given: Any) -> MetaLearner:
             "build it as before saving, and use kshot.load_weights(learner, path)"
         )
     learner: MetaLearner = build(settings, "learner", given)
-    fill(learner, tensors, file)
-    learner.seen = frozenset(header["seen"])
-    return learner.eval()
+    return _restore(learner, header, tensors, file)
 
 
 def load_weights(learner: MetaLearner, path: str | Path) -> MetaLearner:
     """Fill a learner that you built yourself with the weights saved at `path`; returns it in eval mode."""
     file = find(Path(path))
     header, tensors = read(file)
+    return _restore(learner, header, tensors, file)
+
+
+def _restore(learner: MetaLearner, header: dict[str, Any], tensors: dict[str, Tensor], file: Path) -> MetaLearner:
     fill(learner, tensors, file)
     learner.seen = frozenset(header["seen"])
+    learner.features = tuple(header["features"]) if header["features"] is not None else None
     return learner.eval()
 
 
@@ -70,7 +73,8 @@ def find(path: Path) -> Path:
 def write(path: Path, learner: MetaLearner, state: dict[str, Any] | None = None, **extra: Tensor) -> None:
     """The learner, and for a training state also `state` (JSON) and extra tensors."""
     tensors = {f"learner.{name}": t for name, t in learner.state_dict().items()} | extra
-    header = {"format": FORMAT, "learner": describe(learner), "seen": sorted(learner.seen), "state": state}
+    header = {"format": FORMAT, "learner": describe(learner), "state": state}
+    header |= {"seen": sorted(learner.seen), "features": learner.features}
     copies = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
     try:
         text = json.dumps(header)

@@ -143,6 +143,7 @@ class _Run:
     def _one_step(self, batch: Task, stop: threading.Event) -> tuple[float, float, bool]:
         """(mean loss over all ranks, norm of the meta-gradient, whether any rank was asked to stop)."""
         t = self.t
+        self.learner.features = tuple(batch.support.x.shape[2:])
         if self.way is None:
             self.way = self.ranks.agree(choose(self.learner, batch, t.vectorize))
         torch.manual_seed(seeded(t.seed, self.step, self.ranks.rank).initial_seed())  # for dropout

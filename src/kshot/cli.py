@@ -1,0 +1,282 @@
+"""The command line: kshot train | evaluate | adapt | report | list | demo."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from kshot import atomic, recipes, training
+from kshot.evaluation import Evaluation, Point, evaluate
+from kshot.learner import MetaLearner
+from kshot.learners import LEARNERS
+from kshot.models import MODELS
+from kshot.rules import RULES
+from kshot.tasks import SOURCES
+from kshot.tasks.images import find_images, Images
+from kshot.training import checkpoint
+from kshot.training.distributed import RankLost, process_group
+from kshot.types import Batch, InputError
+
+app = typer.Typer(
+    name="kshot",
+    help="Train models that learn a new task from a few examples.\n\n"
+    "Begin with [bold]kshot demo[/], or [bold]kshot train glyphs-5w1s-protonet[/].",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    add_completion=False,
+)
+out = Console()
+err = Console(stderr=True)
+Command = TypeVar("Command", bound=Callable[..., None])
+EVALUATION = "evaluation.json"
+RECIPE = "recipe.toml"
+
+Run = Annotated[Path, typer.Argument(help="The folder of a run, such as runs/glyphs-5w1s-protonet.")]
+Seed = Annotated[int, typer.Option(help="Seed of the test tasks: the same seed gives every learner the same tasks.")]
+Changes = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe, such as training.steps=100. Repeatable."),
+]
+
+
+def sentences(command: Command) -> Command:
+    """What a user can mend ends in a sentence and a non-zero exit, never in a traceback."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except (InputError, training.Diverged, RankLost) as error:
+            err.print("[bold red]error:[/]", end=" ")
+            err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(2) from None
+        except training.Interrupted as stop:
+            err.print(str(stop), markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(130) from None
+
+    return run  # type: ignore[return-value]
+
+
+@app.command()
+@sentences
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name (see `kshot list`), or a .toml file.")],
+    change: Changes = [],  # noqa: B006 (typer's way)
+    to: Annotated[Path | None, typer.Option("--out", help="The run folder.  [default: runs/RECIPE]")] = None,
+    tensorboard: Annotated[bool, typer.Option(help="Also write TensorBoard files into the run folder.")] = False,
+) -> None:
+    """Train a learner by a recipe, into a run folder.
+
+    Ctrl-C saves and stops; the same command goes on. Several processes: torchrun --nproc-per-node 2 -m kshot train …
+    """
+    chosen = recipes.read(recipe, change)
+    folder = to if to is not None else Path("runs") / chosen.name
+    with process_group() as ranks:
+        start = time.perf_counter()
+        learner, tasks, val = chosen.learner(), chosen.tasks("train"), chosen.tasks("val")
+        if ranks.first:
+            atomic.write(folder / RECIPE, _recipe_text(folder, chosen))
+        training.fit(learner, tasks, validate=val, out=folder, tensorboard=tensorboard, **chosen.training)
+        if ranks.first:
+            out.print(f"trained in {time.perf_counter() - start:.0f} s, kept in [bold]{folder}[/]")
+            out.print(f"next: kshot evaluate {folder}    kshot report {folder}")
+
+
+@app.command("evaluate")
+@sentences
+def evaluate_run(
+    run: Run,
+    episodes: Annotated[int | None, typer.Option(help="Test tasks to average over.  [default: the recipe's, 600]")] = None,
+    seed: Seed = 0,
+    change: Changes = [],  # noqa: B006
+) -> None:
+    """Measure a run's best learner on tasks of classes that it has never seen, with a 95 % interval.
+
+    For example with more ways: kshot evaluate RUN --set tasks.test.ways=20
+    """
+    recipe = _recipe(run, change)
+    found = _evaluate(run, training.load(run), recipe, episodes or recipe.episodes, seed)
+    atomic.write(run / EVALUATION, json.dumps({"changes": change, **found.to_dict()}, indent=1))
+    out.print(_evaluation_table(recipe, found))
+
+
+@app.command()
+@sentences
+def adapt(
+    run: Annotated[Path, typer.Argument(help="The folder of a run, or a saved learner.")],
+    support: Annotated[Path, typer.Option(help="Labelled images: one sub-folder a class, a few images in each.")],
+    query: Annotated[Path, typer.Option(help="Images to classify (a folder).")],
+    to: Annotated[Path, typer.Option("--out", help="Where to write the predictions.")] = Path("predictions.csv"),
+) -> None:
+    """Learn new classes from a folder of a few images each, and classify other images.
+
+    Writes a CSV with a row an image: file, prediction, its probability, and the probability of each class.
+    """
+    learner = training.load(run)
+    if learner.features is None or len(learner.features) != 3 or learner.features[1] != learner.features[2]:
+        raise InputError(
+            f"{run} learned from examples of shape {learner.features}, not from square images: "
+            "use kshot.load, learner.adapt and learner.predict from Python"
+        )
+    channels, size, _ = learner.features
+    classes = from_folder(support, size=size, channels=channels)
+    files = find_images(query)
+    with torch.no_grad():
+        x = classes.storage.read(classes.order)
+        y = torch.arange(len(classes)).repeat_interleave(classes.count)
+        fitted = learner.adapt(Batch(x, y, len(classes)))
+        asked = Images(files, size=size, channels=channels).read(torch.arange(len(files)))
+        logits = learner.predict(fitted, asked)
+    if logits.shape[1] < len(classes):
+        raise InputError(
+            f"{run} tells {logits.shape[1]} classes apart and {support} has {len(classes)}: use fewer, or a learner such as "
+            "protonet that takes any number"
+        )
+    chances = logits[:, : len(classes)].softmax(-1)
+    atomic.write(to, _predictions(classes.names, [str(f.relative_to(query)) for f in files], chances))
+    sure, best = chances.max(-1)
+    out.print(f"{len(files)} images, {len(classes)} classes learned from {len(y)} examples: predictions in [bold]{to}[/]")
+    truth = [f.relative_to(query).parent.as_posix() for f in files]
+    if all(t in classes.names for t in truth):
+        right = sum(classes.names[b] == t for b, t in zip(best.tolist(), truth, strict=True))
+        out.print(f"the query's sub-folders name the classes: {right} of {len(files)} right ({100 * right / len(files):.1f} %)")
+    if learner.transductive:
+        out.print("note: this learner normalizes over the images that it is given together, so predictions depend on the others")
+
+
+@app.command()
+@sentences
+def report(run: Run, seed: Seed = 0) -> None:
+    """Write RUN/report.html: curves, the table, an episode with its predictions, the adaptation curve, in one file."""
+    from kshot.report import write_report
+
+    recipe, learner = _recipe(run, []), training.load(run)
+    kept = run / EVALUATION
+    found = _read_evaluation(kept, recipe) or _evaluate(run, learner, recipe, recipe.episodes, seed)
+    page = write_report(run, learner, recipe.tasks("test"), found, title=recipe.about or recipe.name, recipe=recipe.settings)
+    out.print(f"report: [bold]{page}[/]    picture: [bold]{page.with_suffix('.png')}[/]")
+
+
+@app.command("list")
+@sentences
+def list_all() -> None:
+    """Show recipes, learners, models, inner rules and task sources, a line each."""
+    shown = Table(box=None, show_header=False, pad_edge=False)
+    shown.add_column(style="bold", no_wrap=True)
+    shown.add_column()
+    shown.add_row("[cyan]recipes[/]", "[dim]kshot train NAME[/]")
+    for name in recipes.names():
+        shown.add_row(f"  {name}", recipes.read(name).about)
+    tables: dict[str, dict[str, Any]] = {"learners": LEARNERS, "models": MODELS, "rules": RULES, "tasks": SOURCES}
+    for kind, table in tables.items():
+        shown.add_row()
+        shown.add_row(f"[cyan]{kind}[/]", f"[dim]\\[{kind.removesuffix('s') if kind != 'tasks' else kind}] name = …[/]")
+        for name, made in table.items():
+            shown.add_row(f"  {name}", (made.__doc__ or "").strip().splitlines()[0])
+    out.print(shown)
+
+
+@app.command()
+@sentences
+def demo(
+    to: Annotated[Path, typer.Option("--out", help="The run folder.")] = Path("runs/demo"),
+) -> None:
+    """From nothing to a trained few-shot learner in two minutes: train, evaluate, learn new classes from a folder, report."""
+    import shutil
+
+    from kshot.tasks.glyphs import write_folders
+
+    start = time.perf_counter()
+    out.rule("1  train a prototype network on generated characters")
+    train("glyphs-5w1s-protonet", [], to)
+    out.rule("2  evaluate it on classes that it has never seen")
+    evaluate_run(to, None, 0, [])
+    out.rule("3  teach it five new classes from a folder of five images each")
+    shutil.rmtree(to / "new-classes", ignore_errors=True)
+    support, query = write_folders(to / "new-classes", ways=5, shots=5, queries=10)
+    out.print(f"kshot adapt {to} --support {support} --query {query} --out {to / 'predictions.csv'}")
+    adapt(to, support, query, to / "predictions.csv")
+    out.rule("4  write the report")
+    report(to, 0)
+    out.print(f"all of it in {time.perf_counter() - start:.0f} s")
+
+
+def main() -> None:
+    app()
+
+
+def _recipe_text(folder: Path, recipe: recipes.Recipe) -> str:
+    """The recipe as resolved; a folder that already holds another one is left alone (fit then says what differs)."""
+    text = recipes.to_toml(recipe.settings)
+    before = folder / RECIPE
+    return before.read_text() if before.is_file() and (folder / checkpoint.LAST).is_file() else text
+
+
+def _recipe(run: Path, changes: list[str]) -> recipes.Recipe:
+    if not (run / RECIPE).is_file():
+        raise InputError(f"{run} is not the folder of a run, it has no {RECIPE}: make one with `kshot train … --out {run}`")
+    recipe = recipes.read(run / RECIPE, changes)
+    return recipes.Recipe(run.name, recipe.settings)
+
+
+def _evaluate(run: Path, learner: MetaLearner, recipe: recipes.Recipe, episodes: int, seed: int) -> Evaluation:
+    with Progress(console=err, transient=True) as bar:
+        row = bar.add_task("evaluating", total=episodes)
+        return evaluate(
+            learner, recipe.tasks("test"), episodes, seed, progress=lambda done, _: bar.update(row, completed=done)
+        )
+
+
+def _read_evaluation(path: Path, recipe: recipes.Recipe) -> Evaluation | None:
+    """The run's evaluation, if it was one of the recipe as it is."""
+    if not path.is_file():
+        return None
+    kept = json.loads(path.read_text())
+    return None if kept.pop("changes") else Evaluation.from_dict(kept)
+
+
+def _evaluation_table(recipe: recipes.Recipe, found: Evaluation) -> Table:
+    scale, unit = (100, " %") if found.metric == "accuracy" else (1, "")
+
+    def shown(mean: float, interval: float) -> str:
+        return f"{scale * mean:.2f} ± {scale * interval:.2f}{unit}" if scale == 100 else f"{mean:.3f} ± {interval:.3f}"
+
+    def curve(points: list[Point]) -> str:
+        return "   ".join(f"{p.at}: {scale * p.mean:.1f}" if scale == 100 else f"{p.at}: {p.mean:.3f}" for p in points)
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_row(f"[bold]{found.metric}[/]", f"[bold]{shown(found.mean, found.interval)}[/]  (95 % interval)")
+    table.add_row("tasks", f"{found.episodes:,} of unseen {recipe.settings['tasks']['name']}, seed {found.seed}")
+    if found.calibration:
+        table.add_row("calibration error", f"{100 * found.calibration.ece:.1f} %")
+    for name, points in (("steps", found.steps_curve), ("shots", found.shots_curve)):
+        if points:
+            table.add_row(f"{found.metric} after {name}", curve(points) + unit)
+    table.add_row("time to adapt", f"{found.adapt_ms:.1f} ms")
+    if found.transductive:
+        table.add_row("note", "transductive: each prediction also depends on the other query examples")
+    return table
+
+
+def _predictions(classes: tuple[str, ...], files: list[str], chances: torch.Tensor) -> str:
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["file", "prediction", "probability", *(f"p({name})" for name in classes)])
+    for file, row in zip(files, chances.tolist(), strict=True):
+        best = max(range(len(row)), key=row.__getitem__)
+        rows.writerow([file, classes[best], f"{row[best]:.4f}", *(f"{p:.4f}" for p in row)])
+    return text.getvalue()

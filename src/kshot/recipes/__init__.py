@@ -1,0 +1,144 @@
+"""Recipes: a whole training in one TOML file, checked before it starts; and what turns one into objects.
+
+[learner] name and settings, with [learner.model] or [learner.encoder] and [learner.rule]; [tasks] name and settings, with
+what differs for one split in [tasks.train], [tasks.val], [tasks.test]; [training] the settings of kshot.fit;
+[evaluation] episodes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kshot.learner import MetaLearner
+from kshot.settings import arguments, build, construct, suggestion
+from kshot.tasks import SOURCES
+from kshot.training.options import Training
+from kshot.types import InputError, TaskSource
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FOLDER = Path(__file__).parent
+SPLITS = ("train", "val", "test")
+_SECTIONS = {
+    "about": (),
+    "learner": None,  # None: checked by building it
+    "tasks": None,
+    "training": tuple(Training.__dataclass_fields__),
+    "evaluation": ("episodes",),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    name: str
+    settings: dict[str, Any]
+
+    @property
+    def about(self) -> str:
+        return str(self.settings.get("about", ""))
+
+    @property
+    def training(self) -> dict[str, Any]:
+        return dict(self.settings.get("training", {}))
+
+    @property
+    def episodes(self) -> int:
+        return int(self.settings.get("evaluation", {}).get("episodes", 600))
+
+    def learner(self) -> MetaLearner:
+        """A new learner; its initial weights depend on the training seed alone."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.training.get("seed", 0))
+            learner: MetaLearner = build(self.settings["learner"], "learner")
+        return learner
+
+    def tasks(self, split: str) -> TaskSource:
+        """The tasks of one of SPLITS: the settings in [tasks], over them those in [tasks.<split>]."""
+        section = self.settings["tasks"]
+        chosen = {k: v for k, v in section.items() if k not in SPLITS} | section.get(split, {})
+        if chosen.get("name") in SOURCES and "split" in arguments(SOURCES[chosen["name"]]):
+            chosen = {"split": split, **chosen}
+        source: TaskSource = construct(SOURCES, chosen, "tasks")
+        return source
+
+    def check(self) -> None:
+        """Raise InputError for what is misspelt or missing; building learner and tasks checks the rest."""
+        _check_keys(self.settings, _SECTIONS, "the recipe")
+        for section in ("learner", "tasks"):
+            if not isinstance(self.settings.get(section), Mapping):
+                raise InputError(f"recipe {self.name} has no [{section}] section: add one with a name and its settings")
+        for section, keys in _SECTIONS.items():
+            if keys:
+                _check_keys(self.settings.get(section, {}), keys, f"[{section}]")
+        Training(**self.training)
+
+
+def names() -> list[str]:
+    """The recipes in the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def read(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
+    """A recipe of the package by name, or a .toml file; changes are 'training.steps=100'."""
+    path = Path(name) if str(name).endswith(".toml") else FOLDER / f"{name}.toml"
+    if not path.is_file():
+        raise InputError(f"no recipe is called {str(name)!r}: {suggestion(str(name), names())} (`kshot list` shows all), or give a .toml file")
+    try:
+        settings = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid TOML: {error}") from error
+    for change in changes:
+        _change(settings, change)
+    recipe = Recipe(path.stem, settings)
+    recipe.check()
+    return recipe
+
+
+def to_toml(settings: Mapping[str, Any]) -> str:
+    """TOML of nested settings (strings, numbers, booleans, lists)."""
+    return "\n".join(_lines(settings, ())) + "\n"
+
+
+def _lines(section: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+    plain = [f"{key} = {json.dumps(value)}" for key, value in section.items() if not isinstance(value, Mapping)]
+    lines = ["", f"[{'.'.join(path)}]"] if path and plain else []
+    lines += plain
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            lines += _lines(value, (*path, key))
+    return lines
+
+
+def _change(settings: dict[str, Any], change: str) -> None:
+    key, equals, text = change.partition("=")
+    path = key.strip().split(".")
+    if not equals or not all(path):
+        raise InputError(f"--set {change!r} cannot be read: write section.key=value, such as training.steps=100")
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word is a string
+    section = settings
+    for part in path[:-1]:
+        section = section.setdefault(part, {})
+        if not isinstance(section, dict):
+            raise InputError(f"--set {change!r}: {part} is a value, not a section")
+    section[path[-1]] = value
+
+
+def _check_keys(section: Mapping[str, Any], known: Mapping[str, Any] | Sequence[str], where: str) -> None:
+    if not isinstance(section, Mapping):
+        raise InputError(f"{where} must be a section of settings, found {section!r}")
+    for key in section:
+        if key not in known:
+            raise InputError(f"{where} has no setting {key!r}: {suggestion(key, known)}")

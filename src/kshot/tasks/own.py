@@ -1,0 +1,42 @@
+"""Your own data in a recipe: a folder of images or a table, its classes cut into train, val and test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kshot.tasks.episodes import Count, Episodes
+from kshot.tasks.files import from_csv, from_jsonl
+from kshot.tasks.images import from_folder
+from kshot.types import InputError
+
+READERS = {".csv": from_csv, ".jsonl": from_jsonl}
+
+
+def Own(
+    split: str = "train",
+    ways: Count = 5,
+    shots: Count = 1,
+    queries: Count = 15,
+    *,
+    path: str,
+    shares: Sequence[float] = (0.6, 0.2, 0.2),
+    split_seed: int = 0,
+    small_classes: Any = "error",
+    **reading: Any,
+) -> Episodes:
+    """Your own labelled data: a folder with a sub-folder of images a class, a .csv or a .jsonl.
+
+    shares: of the classes, for train, val and test. reading: what from_folder, from_csv or from_jsonl takes (size, label …).
+    """
+    names = ("train", "val", "test")
+    if split not in names or len(shares) != 3:
+        raise InputError(f"split={split!r} with {len(shares)} shares: give one of {', '.join(names)}, and three shares")
+    place = Path(path).expanduser()
+    try:
+        data = READERS.get(place.suffix.lower(), from_folder)(place, **reading)
+    except TypeError as error:
+        raise InputError(f"{place} cannot be read with {reading}: {error}") from error
+    part = data.split(*shares, seed=split_seed)[names.index(split)]
+    return Episodes(part, ways, shots, queries, small_classes=small_classes)
