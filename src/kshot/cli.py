@@ -24,8 +24,8 @@ from kshot.learner import MetaLearner
 from kshot.learners import LEARNERS
 from kshot.models import MODELS
 from kshot.rules import RULES
-from kshot.tasks import SOURCES
-from kshot.tasks.images import find_images, Images
+from kshot.tasks import SOURCES, from_folder
+from kshot.tasks.images import images_below
 from kshot.training import checkpoint
 from kshot.training.distributed import RankLost, process_group
 from kshot.types import Batch, InputError
@@ -49,7 +49,9 @@ Run = Annotated[Path, typer.Argument(help="The folder of a run, such as runs/gly
 Seed = Annotated[int, typer.Option(help="Seed of the test tasks: the same seed gives every learner the same tasks.")]
 Changes = Annotated[
     list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe, such as training.steps=100. Repeatable."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a setting of the recipe, such as training.steps=100. Repeatable."
+    ),
 ]
 
 
@@ -100,7 +102,9 @@ def train(
 @sentences
 def evaluate_run(
     run: Run,
-    episodes: Annotated[int | None, typer.Option(help="Test tasks to average over.  [default: the recipe's, 600]")] = None,
+    episodes: Annotated[
+        int | None, typer.Option(help="Test tasks to average over.  [default: the recipe's, 600]")
+    ] = None,
     seed: Seed = 0,
     change: Changes = [],  # noqa: B006
 ) -> None:
@@ -134,13 +138,12 @@ def adapt(
         )
     channels, size, _ = learner.features
     classes = from_folder(support, size=size, channels=channels)
-    files = find_images(query)
+    files, images = images_below(query, size=size, channels=channels)
     with torch.no_grad():
         x = classes.storage.read(classes.order)
         y = torch.arange(len(classes)).repeat_interleave(classes.count)
         fitted = learner.adapt(Batch(x, y, len(classes)))
-        asked = Images(files, size=size, channels=channels).read(torch.arange(len(files)))
-        logits = learner.predict(fitted, asked)
+        logits = learner.predict(fitted, images.read(torch.arange(len(files))))
     if logits.shape[1] < len(classes):
         raise InputError(
             f"{run} tells {logits.shape[1]} classes apart and {support} has {len(classes)}: use fewer, or a learner such as "
@@ -149,13 +152,19 @@ def adapt(
     chances = logits[:, : len(classes)].softmax(-1)
     atomic.write(to, _predictions(classes.names, [str(f.relative_to(query)) for f in files], chances))
     sure, best = chances.max(-1)
-    out.print(f"{len(files)} images, {len(classes)} classes learned from {len(y)} examples: predictions in [bold]{to}[/]")
+    out.print(
+        f"{len(files)} images, {len(classes)} classes learned from {len(y)} examples: predictions in [bold]{to}[/]"
+    )
     truth = [f.relative_to(query).parent.as_posix() for f in files]
     if all(t in classes.names for t in truth):
         right = sum(classes.names[b] == t for b, t in zip(best.tolist(), truth, strict=True))
-        out.print(f"the query's sub-folders name the classes: {right} of {len(files)} right ({100 * right / len(files):.1f} %)")
+        out.print(
+            f"the query's sub-folders name the classes: {right} of {len(files)} right ({100 * right / len(files):.1f} %)"
+        )
     if learner.transductive:
-        out.print("note: this learner normalizes over the images that it is given together, so predictions depend on the others")
+        out.print(
+            "note: this learner normalizes over the images that it is given together, so predictions depend on the others"
+        )
 
 
 @app.command()
@@ -167,7 +176,9 @@ def report(run: Run, seed: Seed = 0) -> None:
     recipe, learner = _recipe(run, []), training.load(run)
     kept = run / EVALUATION
     found = _read_evaluation(kept, recipe) or _evaluate(run, learner, recipe, recipe.episodes, seed)
-    page = write_report(run, learner, recipe.tasks("test"), found, title=recipe.about or recipe.name, recipe=recipe.settings)
+    page = write_report(
+        run, learner, recipe.tasks("test"), found, title=recipe.about or recipe.name, recipe=recipe.settings
+    )
     out.print(f"report: [bold]{page}[/]    picture: [bold]{page.with_suffix('.png')}[/]")
 
 
@@ -228,7 +239,9 @@ def _recipe_text(folder: Path, recipe: recipes.Recipe) -> str:
 
 def _recipe(run: Path, changes: list[str]) -> recipes.Recipe:
     if not (run / RECIPE).is_file():
-        raise InputError(f"{run} is not the folder of a run, it has no {RECIPE}: make one with `kshot train … --out {run}`")
+        raise InputError(
+            f"{run} is not the folder of a run, it has no {RECIPE}: make one with `kshot train … --out {run}`"
+        )
     recipe = recipes.read(run / RECIPE, changes)
     return recipes.Recipe(run.name, recipe.settings)
 

@@ -112,16 +112,20 @@ def _normalizing(model: nn.Module, batch_norm: BatchNormPolicy) -> Iterator[None
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
     """Inside, what is computed can be differentiated twice, also under vmap."""
-    with sdpa_kernel(SDPBackend.MATH), _PlainBatchNorm():
+    with sdpa_kernel(SDPBackend.MATH), _AffineApart():
         yield
 
 
-class _PlainBatchNorm(TorchFunctionMode):
-    """Batch norm by its formula. Under vmap the fused kernel's second derivative is wrong, without a word:
-    on torch 2.13 the gradient with respect to what comes before it is off by its own size (tests/test_functional.py)."""
+class _AffineApart(TorchFunctionMode):
+    """Normalize without weight and bias, then apply these.
+
+    Under vmap, the second derivative of the fused kernels with a weight is wrong, without a word: on torch 2.13 the gradient
+    with respect to what comes before them is off by up to its own size. Without a weight it is right (both are in
+    tests/test_functional.py, with the other functions of torch.nn.functional).
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return (_batch_norm if func is F.batch_norm else func)(*args, **(kwargs or {}))
+        return _APART.get(func, func)(*args, **(kwargs or {}))
 
 
 def _batch_norm(
@@ -130,17 +134,35 @@ def _batch_norm(
     running_var: Tensor | None,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
+    *rest: Any,
+    **named: Any,
 ) -> Tensor:
-    """F.batch_norm, x [B, C, *places]."""
-    if not training or running_mean is not None:
-        return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    over = [axis for axis in range(x.ndim) if axis != 1]
-    centred = x - x.mean(over, keepdim=True)
-    scale = (centred.square().mean(over, keepdim=True) + eps).rsqrt()
-    channels = (-1, *[1] * (x.ndim - 2))
+    return _affine(F.batch_norm(x, running_mean, running_var, None, None, *rest, **named), weight, bias, x.ndim - 2)
+
+
+def _instance_norm(
+    x: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *rest: Any,
+    **named: Any,
+) -> Tensor:
+    return _affine(F.instance_norm(x, running_mean, running_var, None, None, *rest, **named), weight, bias, x.ndim - 2)
+
+
+def _layer_norm(
+    x: Tensor, shape: list[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    return _affine(F.layer_norm(x, shape, None, None, eps), weight, bias, 0)
+
+
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None, places: int) -> Tensor:
+    """Weight and bias one a channel, with so many axes of places after it."""
     if weight is not None:
-        scale = scale * weight.view(channels)
-    return centred * scale if bias is None else centred * scale + bias.view(channels)
+        x = x * weight.reshape(*weight.shape, *[1] * places)
+    return x if bias is None else x + bias.reshape(*bias.shape, *[1] * places)
+
+
+_APART = {F.batch_norm: _batch_norm, F.instance_norm: _instance_norm, F.layer_norm: _layer_norm}

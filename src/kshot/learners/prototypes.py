@@ -17,6 +17,7 @@ from kshot.functional import (
     uses_batch_statistics,
 )
 from kshot.learner import MetaLearner
+from kshot.models import Raw
 from kshot.types import Batch, InputError, check_support
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # ([Q, 1, D], [1, N, D]) -> [Q, N]
@@ -125,7 +126,7 @@ class NearestCentroid(_PrototypeLearner):
         distance: Literal["euclidean", "cosine"] | Distance = "euclidean",
         batch_norm: BatchNormPolicy = None,
     ) -> None:
-        super().__init__(nn.Flatten() if encoder is None else encoder, distance, batch_norm)
+        super().__init__(Raw() if encoder is None else encoder, distance, batch_norm)
         self.encoder.requires_grad_(False)
 
     def embed(self, x: Tensor) -> Tensor:

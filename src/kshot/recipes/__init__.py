@@ -92,7 +92,9 @@ def read(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
     """A recipe of the package by name, or a .toml file; changes are 'training.steps=100'."""
     path = Path(name) if str(name).endswith(".toml") else FOLDER / f"{name}.toml"
     if not path.is_file():
-        raise InputError(f"no recipe is called {str(name)!r}: {suggestion(str(name), names())} (`kshot list` shows all), or give a .toml file")
+        raise InputError(
+            f"no recipe is called {str(name)!r}: {suggestion(str(name), names())} (`kshot list` shows all), or give a .toml file"
+        )
     try:
         settings = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -19,8 +19,9 @@ class SGDState(NamedTuple):
 
 
 class SGD(Rule):
-    """θ ← θ − lr · v,  v ← momentum · v + ∇L + weight_decay · θ   (torch.optim.SGD's update, differentiable).
+    """Gradient descent, with a learning rate that can itself be learned.
 
+    θ ← θ − lr · v,  v ← momentum · v + ∇L + weight_decay · θ: torch.optim.SGD's update, differentiable.
     learn: what the meta-gradient also trains, starting from `lr`:
       None         nothing, lr is a constant
       'one'        one learning rate

@@ -94,12 +94,11 @@ class Episodes:
         support = rows[:, :, :most].flatten(1)
         if not self.balanced:
             support = torch.cat([rows[:, c, :k] for c, k in enumerate(shots)], dim=1)
-        numbers = torch.arange(ways)
         return EpisodePlan(
             support,
             rows[:, :, most:].flatten(1),
-            numbers.repeat_interleave(torch.tensor(shots)),
-            numbers.repeat_interleave(queries),
+            torch.tensor([c for c, k in enumerate(shots) for _ in range(k)]),
+            torch.arange(ways).repeat_interleave(queries),
             ways,
         )
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -139,13 +140,17 @@ def _checked(data: Labelled, what: str) -> Labelled:
     return data
 
 
-def _open(path: str | Path) -> TextIO:
+@contextmanager
+def _open(path: str | Path) -> Iterator[TextIO]:
     try:
-        return Path(path).expanduser().open(encoding="utf-8-sig", newline="")
+        with Path(path).expanduser().open(encoding="utf-8-sig", newline="") as file:
+            yield file
     except OSError as error:
         raise InputError(
-            f"{path} cannot be opened ({error.strerror}): check the path and the right to read it"
+            f"{path} cannot be read ({error.strerror}): check the path and the right to read it"
         ) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is no text in UTF-8 ({error}): save it as such, or read it yourself") from error
 
 
 def _number(cell: str, where: str, column: str) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -182,22 +182,32 @@ def from_folder(
         )
     files = [file for members in classes.values() for file in members]
 
+    storage = _from_files(files, size=size, channels=channels, invert=invert, cache_mb=cache_mb)
+    names = list(classes)
+    return Labelled.of(storage, [c for c, name in enumerate(names) for _ in classes[name]], names)
+
+
+def images_below(
+    path: str | Path, *, size: int = 28, channels: int = 1, invert: Invert = "auto"
+) -> tuple[list[Path], Images]:
+    """Every image in a folder, however deep, without labels: (files, their storage)."""
+    root = Path(path).expanduser()
+    files = [file for _, members in _walk(root) for file in members] if root.is_dir() else []
+    if not files:
+        raise InputError(
+            f"{root} {'holds no image (such as .png or .jpg)' if root.is_dir() else 'is not a folder'}: "
+            "give the folder with the images to classify"
+        )
+    return files, _from_files(files, size=size, channels=channels, invert=invert)
+
+
+def _from_files(files: Sequence[Path], *, size: int, **options: Any) -> Images:
     def load(row: int) -> Image.Image:
         image = Image.open(files[row])
         image.draft(None, (4 * size, 4 * size))  # a large JPEG is decoded no larger than it is useful
         return image
 
-    storage = Images(
-        load,
-        len(files),
-        title=lambda row: str(files[row]),
-        size=size,
-        channels=channels,
-        invert=invert,
-        cache_mb=cache_mb,
-    )
-    names = list(classes)
-    return Labelled.of(storage, [c for c, name in enumerate(names) for _ in classes[name]], names)
+    return Images(load, len(files), title=lambda row: str(files[row]), size=size, **options)
 
 
 def _walk(root: Path) -> list[tuple[str, Sequence[Path]]]:

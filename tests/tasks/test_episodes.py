@@ -1,0 +1,181 @@
+"""Episodes: which examples make a task. Example r of the data below is [r, its class]."""
+
+import pytest
+import torch
+
+from kshot.tasks.episodes import Episodes, distinct
+from kshot.tasks.labelled import Labelled
+from kshot.types import InputError, check_task, draw, seeded
+
+
+def numbered(*counts: int) -> Labelled:
+    y = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    y = y[torch.randperm(len(y), generator=seeded(0))]
+    return Labelled.of(torch.stack([torch.arange(len(y)), y], 1).float(), y)
+
+
+def lawful(task, ways: int, shots: int | None, queries: int) -> None:
+    """Every row belongs to its class, each task has `ways` classes, and no example is on both sides or twice on one."""
+    check_task(task, axes=1)
+    for t in range(len(task)):
+        one = task[t]
+        rows = torch.cat([one.support.x[:, 0], one.query.x[:, 0]])
+        assert len(rows.unique()) == len(rows)
+        of = [one.support.x[one.support.y == c, 1].unique() for c in range(ways)]
+        assert all(len(source) == 1 for source in of), "a label stands for one class"
+        assert len(torch.cat(of).unique()) == ways, "and a class has one label"
+        assert torch.equal(one.query.x[:, 1], torch.cat(of)[one.query.y])
+        if shots is not None:
+            assert one.support.y.bincount(minlength=ways).tolist() == [shots] * ways
+        assert one.query.y.bincount(minlength=ways).tolist() == [queries] * ways
+
+
+@pytest.mark.parametrize(
+    ("ways", "shots", "queries"),
+    [(5, 1, 1), (5, 1, 15), (2, 19, 1), (8, 5, 5), (3, 2, 3)],  # few of many, all of few, and all classes
+)
+def test_support_and_query_are_of_the_right_classes_and_share_nothing(ways, shots, queries):
+    episodes = Episodes(numbered(20, 21, 30, 20, 200, 25, 20, 64), ways, shots, queries)
+    for seed in range(4):
+        lawful(episodes.sample(100, seeded(seed)), ways, shots, queries)
+
+
+@pytest.mark.parametrize(("m", "k"), [(7, 1), (5, 5), (6, 4), (20, 2), (50, 5)])  # dense and sparse
+def test_distinct_is_uniform_over_ordered_choices(m, k):
+    n = 20_000
+    chosen = distinct(torch.tensor(m).expand(n), k, seeded(m, k))
+    assert chosen.shape == (n, k)
+    assert (chosen.sort(1).values.diff(dim=1) > 0).all()
+    for column in range(k):  # each place is uniform over 0..m-1
+        assert chi_square_fits(chosen[:, column].bincount(minlength=m))
+    if k > 1:  # and so is each ordered pair
+        pair = chosen[:, 0] * (m - 1) + chosen[:, -1] - (chosen[:, -1] > chosen[:, 0]).long()
+        assert chi_square_fits(pair.bincount(minlength=m * (m - 1)))
+
+
+def chi_square_fits(counts: torch.Tensor) -> bool:
+    """Within 4.5 standard deviations of what equal chances give (the seed is fixed: no flicker)."""
+    expected = counts.sum() / len(counts)
+    statistic = float(((counts - expected).square() / expected).sum())
+    free = len(counts) - 1
+    return abs(statistic - free) < 4.5 * (2 * free) ** 0.5
+
+
+def test_distinct_of_sizes_that_differ():
+    sizes = torch.tensor([[3, 1000], [5, 4]])
+    for seed in range(50):
+        chosen = distinct(sizes, 3, seeded(seed))
+        assert chosen.shape == (2, 2, 3)
+        assert (chosen < sizes.unsqueeze(-1)).all()
+        assert (chosen.sort(-1).values.diff(dim=-1) > 0).all()
+
+
+def test_one_huge_class_costs_no_memory():
+    sizes = torch.tensor([20, 10**12]).repeat(1000)
+    chosen = distinct(sizes, 16, seeded(0))
+    assert (chosen[::2] < 20).all()
+    assert chosen[1::2].max() > 10**11
+
+
+def test_the_generator_decides_everything():
+    episodes = Episodes(numbered(*[20] * 12), 5, (1, 5), (1, 5))
+    a, b = episodes.sample(8, seeded(3)), episodes.sample(8, seeded(3))
+    assert torch.equal(a.support.x, b.support.x)
+    assert torch.equal(a.query.x, b.query.x)
+    assert torch.equal(a.support.y, b.support.y)
+    before = torch.get_rng_state()
+    other = episodes.sample(8, seeded(4))
+    assert not torch.equal(a.support.x.flatten()[:10], other.support.x.flatten()[:10])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 12])
+def test_parts_of_a_plan_are_parts_of_the_whole(ranks):
+    episodes = Episodes(numbered(*[20] * 12), 5, (1, 5), 2, balanced=False)
+    whole = episodes.sample(12, seeded(7))
+    size = 12 // ranks
+    parts = [draw(episodes, 12, seeded(7), slice(r * size, (r + 1) * size)) for r in range(ranks)]
+    assert torch.equal(torch.cat([p.support.x for p in parts]), whole.support.x)
+    assert torch.equal(torch.cat([p.query.x for p in parts]), whole.query.x)
+    assert torch.equal(torch.cat([p.support.y for p in parts]), whole.support.y)
+
+
+def test_ways_shots_and_queries_vary_between_batches():
+    episodes = Episodes(numbered(*[20] * 12), (2, 6), (1, 4), (2, 3))
+    seen = set()
+    for seed in range(60):
+        task = episodes.sample(3, seeded(seed))
+        ways = task.support.ways
+        shots, queries = task.support.y.shape[1] // ways, task.query.y.shape[1] // ways
+        lawful(task, ways, shots, queries)
+        seen.add((ways, shots, queries))
+    assert [{s[i] for s in seen} for i in range(3)] == [{2, 3, 4, 5, 6}, {1, 2, 3, 4}, {2, 3}]
+
+
+def test_imbalance_gives_each_class_its_own_shots():
+    episodes = Episodes(numbered(*[20] * 12), 5, (1, 6), 4, balanced=False)
+    uneven = 0
+    for seed in range(20):
+        task = episodes.sample(6, seeded(seed))
+        lawful(task, 5, None, 4)
+        counts = task.support.y[0].bincount(minlength=5)
+        assert 1 <= counts.min() <= counts.max() <= 6
+        uneven += int(counts.min() < counts.max())
+    assert uneven > 10
+
+
+def test_every_class_and_every_example_comes_up():
+    data = numbered(*[6] * 10)
+    task = Episodes(data, 5, 1, 2).sample(400, seeded(0))
+    assert len(torch.cat([task.support.x, task.query.x], 1)[..., 0].unique()) == 60
+    assert len(task.support.x[..., 1].unique()) == 10
+
+
+def test_rotated_classes_are_classes():
+    x = torch.rand(12, 1, 3, 3)
+    data = Labelled.of(x, torch.arange(12) // 4)
+    episodes = Episodes(data.rotated(), 12, 1, 3)
+    task = episodes.sample(5, seeded(0))
+    everything = torch.stack([x.rot90(k, (-2, -1)) for k in range(4)]).reshape(-1, 9)
+    seen = torch.cat([task.support.x, task.query.x], 1)[0].reshape(-1, 9)
+    assert sorted(map(tuple, seen.tolist())) == sorted(map(tuple, everything.tolist()))
+
+
+def test_small_classes_can_be_left_out():
+    data = numbered(20, 3, 20, 20)
+    with pytest.raises(InputError, match=r"class '1' has 3 examples; 1 shots \+ 5 queries need 6"):
+        Episodes(data, 2, 1, 5)
+    episodes = Episodes(data, 3, 1, 5, small_classes="skip")
+    assert episodes.data.names == ("0", "2", "3")
+    assert len(episodes.identities) == 3
+    lawful(episodes.sample(50, seeded(0)), 3, 1, 5)
+
+
+def test_pairs_are_read():
+    assert len(Episodes((torch.rand(8, 2), [0, 1] * 4), 2, 1, 3).data) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"ways": 1}, "at least 2 classes"),
+        ({"ways": 9}, "9-way tasks need as many classes and the data has 6"),
+        ({"shots": 0}, "shots=0"),
+        ({"shots": 1.5}, "shots=1.5"),
+        ({"shots": "1"}, "shots='1'"),
+        ({"queries": (3, 2)}, r"queries=\(3, 2\)"),
+        ({"queries": (1, 2, 3)}, "queries="),
+        ({"shots": 3, "balanced": False}, "range of shots"),
+        ({"small_classes": "drop"}, "small_classes='drop'"),
+        ({"queries": 30}, "leave the class out"),
+        ({"queries": 30, "small_classes": "skip"}, "20 examples"),
+    ],
+)
+def test_settings_that_are_refused(settings, says):
+    with pytest.raises(InputError, match=says):
+        Episodes(numbered(*[20] * 6), **settings)
+
+
+def test_no_task_is_refused():
+    with pytest.raises(InputError, match="0 tasks"):
+        Episodes(numbered(*[20] * 6)).sample(0, seeded(0))
