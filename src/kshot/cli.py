@@ -6,7 +6,6 @@ import csv
 import functools
 import io
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +23,8 @@ from kshot.learner import MetaLearner
 from kshot.learners import LEARNERS
 from kshot.models import MODELS
 from kshot.rules import RULES
-from kshot.tasks import SOURCES, from_folder
-from kshot.tasks.images import images_below
+from kshot.tasks import SOURCES, draw_glyphs, from_folder
+from kshot.tasks.images import images_below, write_folder
 from kshot.training import checkpoint
 from kshot.training.distributed import RankLost, process_group
 from kshot.types import Batch, InputError
@@ -207,9 +206,6 @@ def demo(
     to: Annotated[Path, typer.Option("--out", help="The run folder.")] = Path("runs/demo"),
 ) -> None:
     """From nothing to a trained few-shot learner in two minutes: train, evaluate, learn new classes from a folder, report."""
-    import shutil
-
-    from kshot.tasks.glyphs import write_folders
 
     start = time.perf_counter()
     out.rule("1  train a prototype network on generated characters")
@@ -217,8 +213,10 @@ def demo(
     out.rule("2  evaluate it on classes that it has never seen")
     evaluate_run(to, None, 0, [])
     out.rule("3  teach it five new classes from a folder of five images each")
-    shutil.rmtree(to / "new-classes", ignore_errors=True)
-    support, query = write_folders(to / "new-classes", ways=5, shots=5, queries=10)
+    support, query = to / "new-classes" / "support", to / "new-classes" / "query"
+    characters = draw_glyphs(5, 15, split="test", size=105, seed=2026)  # another world of characters, drawn larger
+    write_folder(characters[:, :5], support)
+    write_folder(characters[:, 5:], query)
     out.print(f"kshot adapt {to} --support {support} --query {query} --out {to / 'predictions.csv'}")
     adapt(to, support, query, to / "predictions.csv")
     out.rule("4  write the report")

@@ -129,7 +129,7 @@ def test_a_straight_line_has_the_same_ink_however_densely_it_is_dotted():
         ({"classes": 5, "size": 7}, "found size=7; size must be a whole number from 8 up"),
         ({"classes": 5, "seed": -1}, "found seed=-1"),
         ({"classes": 5, "seed": 2**63}, "found seed="),
-        ({"classes": 5, "split": "dev"}, "found split 'dev'; the splits are train, validation, test: choose one"),
+        ({"classes": 5, "split": "dev"}, "found split 'dev'; the splits are train, val, test: choose one"),
     ],
 )
 def test_bad_arguments_say_what_is_needed(arguments, message):

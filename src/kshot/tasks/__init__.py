@@ -6,6 +6,7 @@ from typing import Any
 from kshot.tasks.datasets import from_dataset
 from kshot.tasks.episodes import Episodes
 from kshot.tasks.files import from_csv, from_jsonl
+from kshot.tasks.glyphs import Glyphs, draw_glyphs
 from kshot.tasks.images import from_folder
 from kshot.tasks.labelled import Labelled
 from kshot.tasks.omniglot import Omniglot, omniglot
@@ -13,6 +14,7 @@ from kshot.tasks.own import Own
 from kshot.tasks.sinusoids import Sinusoids
 
 SOURCES: dict[str, Callable[..., Any]] = {
+    "glyphs": Glyphs,
     "omniglot": Omniglot,
     "own": Own,
     "sinusoids": Sinusoids,
@@ -21,9 +23,11 @@ SOURCES: dict[str, Callable[..., Any]] = {
 __all__ = [
     "SOURCES",
     "Episodes",
+    "Glyphs",
     "Labelled",
     "Omniglot",
     "Sinusoids",
+    "draw_glyphs",
     "from_csv",
     "from_dataset",
     "from_folder",

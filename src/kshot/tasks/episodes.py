@@ -74,7 +74,7 @@ class Episodes:
 
     def with_shots(self, shots: int) -> Episodes:
         """The same tasks with another number of examples to learn from."""
-        return Episodes(self.data, self.ways, shots, self.queries)
+        return Episodes(self.data, self.ways, shots, self.queries, small_classes=self.small_classes)
 
     def sample(self, n: int, generator: torch.Generator) -> Task:
         return self.read(self.plan(n, generator))

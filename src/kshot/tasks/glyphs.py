@@ -13,14 +13,20 @@ Shapes: C classes, E examples, S strokes, L segments a stroke, T = S·L·_STEPS 
 Lengths are fractions of the image's side.
 """
 
+from __future__ import annotations
+
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from kshot.tasks.episodes import Count, Episodes
+from kshot.tasks.labelled import Labelled
 from kshot.types import InputError
 
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "val", "test")
+CLASSES = {"train": 2000, "val": 200, "test": 1000}
 
 _STROKES, _SEGMENTS, _STEPS = 4, 4, 16
 _POINTS = 80
@@ -39,6 +45,30 @@ _CORNER_MISS, _ARC_MISS, _STROKE_MISS = 0.026, 0.022, 0.010
 _TURN, _LEAN, _SCALE, _ASPECT, _MOVE, _PRESS = 0.10, 0.13, 0.12, 0.10, 0.05, 0.08
 _PEN = 0.022  # the pen's gaussian radius
 _MARGIN = 0.035
+
+
+def Glyphs(
+    split: str = "train",
+    ways: Count = 5,
+    shots: Count = 1,
+    queries: Count = 15,
+    *,
+    classes: int | None = None,
+    examples: int = 20,
+    size: int = 28,
+    seed: int = 0,
+    **options: Any,
+) -> Episodes:
+    """Generated handwriting-like characters, drawn from a seed: nothing to download, classes without end.
+
+    split: 'train', 'val' or 'test', which share no class. classes: how many (2,000, 200, 1,000 for the splits).
+    options: those of Episodes.
+    """
+    count = CLASSES.get(split, 1) if classes is None else classes
+    images = draw_glyphs(count, examples, split=split, size=size, seed=seed)
+    labels = torch.arange(count).repeat_interleave(examples)
+    names = [f"glyphs{seed}/{split}{i:05d}" for i in range(count)]
+    return Episodes(Labelled.of(images.view(-1, 1, size, size), labels, names), ways, shots, queries, **options)
 
 
 def draw_glyphs(classes: int, examples: int = 20, *, split: str = "train", size: int = 28, seed: int = 0) -> Tensor:

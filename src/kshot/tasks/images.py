@@ -9,6 +9,7 @@ import os
 import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from kshot import atomic
 from kshot.tasks.labelled import Labelled, as_input
 from kshot.types import InputError
 
@@ -199,6 +201,15 @@ def images_below(
             "give the folder with the images to classify"
         )
     return files, _from_files(files, size=size, channels=channels, invert=invert)
+
+
+def write_folder(images: Tensor, path: str | Path) -> None:
+    """uint8 [N, k, s, s], ink bright on black -> path/class_00/00.png …, drawn dark on white as on paper."""
+    for c, examples in enumerate(images):
+        for i, image in enumerate(examples):
+            buffer = BytesIO()
+            Image.fromarray((255 - image).numpy()).save(buffer, format="PNG")
+            atomic.write(Path(path) / f"class_{c:02d}" / f"{i:02d}.png", buffer.getvalue())
 
 
 def _from_files(files: Sequence[Path], *, size: int, **options: Any) -> Images:
