@@ -137,6 +137,15 @@ def claim_exact_but_for_biases(learner: kshot.MAML, tasks: Task, found: dict[str
     claim_exact(learner, tasks, noisy)
 
 
+def test_a_transformer_in_eval_mode_runs_under_vmap() -> None:
+    learner, tasks = maml(MODULES["transformer"][0]()).eval(), classification(features=(8,))
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            torch.testing.assert_close(
+                meta_loss(learner, tasks, "vmap"), meta_loss(learner, tasks, "loop"), rtol=1e-9, atol=1e-9
+            )
+
+
 def test_tied_weights_adapt_as_one_tensor() -> None:
     """Against plain autograd and torch.optim on the module itself."""
     for module in (Tied(), TwoNames()):

@@ -112,7 +112,7 @@ def evaluate_run(
     For example with more ways: kshot evaluate RUN --set tasks.test.ways=20
     """
     recipe = _recipe(run, change)
-    found = _evaluate(run, training.load(run), recipe, episodes or recipe.episodes, seed)
+    found = _evaluate(run, training.load(run), recipe, recipe.episodes if episodes is None else episodes, seed)
     atomic.write(run / EVALUATION, json.dumps({"changes": change, **found.to_dict()}, indent=1))
     out.print(_evaluation_table(recipe, found))
 
@@ -150,7 +150,7 @@ def adapt(
         )
     chances = logits[:, : len(classes)].softmax(-1)
     atomic.write(to, _predictions(classes.names, [str(f.relative_to(query)) for f in files], chances))
-    sure, best = chances.max(-1)
+    best = chances.argmax(-1)
     out.print(
         f"{len(files)} images, {len(classes)} classes learned from {len(y)} examples: predictions in [bold]{to}[/]"
     )

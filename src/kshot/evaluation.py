@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kshot.learner import MetaLearner
+from kshot.learner import MetaLearner, check_learner
 from kshot.types import Batch, InputError, Task, TaskSource, draw, identities, seeded
 from kshot.vectorize import choose, pieces
 
@@ -81,29 +81,30 @@ def evaluate(
     seed: int = 0,
     *,
     curves: bool = True,
-    curve_steps: int = 10,
+    curve_steps: int | None = None,
     curve_episodes: int = 100,
     allow_seen: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure on fresh tasks. Nothing is trained, and the same seed gives the same tasks to any learner.
 
-    curves: also the metric after 0…curve_steps steps (for learners that learn in steps) and against shots (for sources that
-    can be asked for them), each over `curve_episodes` tasks. allow_seen: permit classes that the learner was trained on.
+    curves: also the metric after 0…curve_steps steps (for learners that learn in steps; 10, or all that it takes) and
+    against shots (for sources that can be asked for them), each over `curve_episodes` tasks.
+    allow_seen: permit classes that the learner was trained on.
     progress: called with (tasks done, tasks in all).
     """
+    check_learner(learner)
     if episodes < 2:
         raise InputError(f"episodes={episodes}: an interval needs at least 2 tasks, papers use 600 or more")
     if not allow_seen:
         refuse_seen_classes(learner, tasks)
+    steps = curve_steps if curve_steps is not None else max(10, getattr(learner, "eval_steps", None) or 0)
     was_training = learner.training
     learner.eval()
     try:
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(seed)
-            return _evaluate(
-                learner, tasks, episodes, seed, curves, curve_steps, min(curve_episodes, episodes), progress
-            )
+            return _evaluate(learner, tasks, episodes, seed, curves, steps, min(curve_episodes, episodes), progress)
     finally:
         learner.train(was_training)
 
@@ -188,7 +189,8 @@ def score(outputs: Tensor, query: Batch) -> Tensor:
 
 def mean_interval(values: list[float]) -> tuple[float, float]:
     """Mean and half-width of the 95 % interval (normal approximation) over tasks."""
-    return statistics.fmean(values), 1.96 * statistics.stdev(values) / math.sqrt(len(values))
+    found = torch.tensor(values, dtype=torch.float64)  # a learner that diverges has an infinite error, not an exception
+    return float(found.mean()), 1.96 * float(found.std()) / math.sqrt(len(values))
 
 
 def _point(at: int, values: Tensor) -> Point:

@@ -61,9 +61,25 @@ def call(model: nn.Module, params: Mapping[str, Tensor], x: Tensor, batch_norm: 
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 tensors[f"{prefix}.{name}" if prefix else name] = buffer.clone()
-    with _normalizing(model, batch_norm):
-        outputs: Tensor = torch.func.functional_call(model, tensors, (x,), tie_weights=False)
+    try:
+        with _normalizing(model, batch_norm), _no_fused_encoder():
+            outputs: Tensor = torch.func.functional_call(model, tensors, (x,), tie_weights=False)
+    except RuntimeError as error:  # torch's complaint about shapes and dtypes; under vmap it may be one about vmap
+        if isinstance(error, NotImplementedError | torch.OutOfMemoryError) or not is_concrete(Batch(x, x)):
+            raise
+        raise InputError(_why_refused(model, x, error)) from error
     return outputs
+
+
+def _why_refused(model: nn.Module, x: Tensor, error: RuntimeError) -> str:
+    own = next((p.dtype for p in model.parameters()), x.dtype)
+    reason = str(error).strip().splitlines()[0].rstrip(".")
+    if x.dtype != own and "type" in reason:
+        return f"the examples are {x.dtype} and the model's parameters are {own} ({reason}): use x.to({own})"
+    return (
+        f"the model {type(model).__name__} cannot take {len(x)} examples of shape {tuple(x.shape[1:])} ({reason}): give "
+        "them the shape that it expects, or build the model for these"
+    )
 
 
 def uses_batch_statistics(model: nn.Module, batch_norm: BatchNormPolicy) -> bool:
@@ -73,7 +89,13 @@ def uses_batch_statistics(model: nn.Module, batch_norm: BatchNormPolicy) -> bool
 
 
 def check_batch_norm(model: nn.Module, batch_norm: BatchNormPolicy) -> None:
-    """Raise InputError where running statistics need a policy and none was given."""
+    """Raise InputError unless it is a module, and where running statistics need a policy and none was given."""
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"a learner needs an nn.Module, found the class {model.__name__}: build it first, {model.__name__}(…)"
+            if isinstance(model, type)
+            else f"a learner needs an nn.Module, found a {type(model).__name__}: wrap it in one"
+        )
     if batch_norm not in (None, "batch", "running"):
         raise InputError(f"batch_norm={batch_norm!r} is not a policy: choose 'batch' or 'running'")
     tracked = [name for name, m in model.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
@@ -107,6 +129,17 @@ def _normalizing(model: nn.Module, batch_norm: BatchNormPolicy) -> Iterator[None
     finally:
         for m, training in zip(norms, before, strict=True):
             m.training, m.track_running_stats = training, True
+
+
+@contextmanager
+def _no_fused_encoder() -> Iterator[None]:
+    """nn.TransformerEncoderLayer has a kernel for eval mode that neither vmap nor torch.func.grad can pass."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 @contextmanager

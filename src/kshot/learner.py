@@ -72,9 +72,27 @@ class MetaLearner(nn.Module, ABC):
                 f"the model gives outputs of shape {tuple(outputs.shape)} for a {batch.ways}-way task of "
                 f"{len(batch)} examples, needed ({len(batch)}, {batch.ways}): build the model with outputs={batch.ways}"
             )
+        if batch.ways is not None and self.criterion in (mse_loss, F.mse_loss):
+            raise InputError(
+                f"a {batch.ways}-way task is judged by the squared error, which needs values: give loss='cross_entropy' "
+                "(from Python torch.nn.functional.cross_entropy)"
+            )
+        if batch.ways is None and self.criterion is F.cross_entropy and (outputs.ndim < 2 or outputs.shape[1] < 2):
+            raise InputError(
+                f"the model gives outputs of shape {tuple(outputs.shape)} for a task of values, and cross_entropy needs "
+                "logits for each class: give loss='mse' (from Python kshot.learner.mse_loss)"
+            )
         if batch.ways is None and outputs.shape != batch.y.shape:
             raise InputError(
                 f"the model gives outputs of shape {tuple(outputs.shape)} for targets of shape {tuple(batch.y.shape)}: "
                 "make the two alike, broadcasting would hide a mistake"
             )
         return self.criterion(outputs, batch.y)
+
+
+def check_learner(learner: object) -> None:
+    """Raise InputError for what cannot adapt, such as a plain model."""
+    if not hasattr(learner, "adapt"):
+        raise InputError(
+            f"a MetaLearner is needed, found a {type(learner).__name__}: give one, such as kshot.MAML(model)"
+        )

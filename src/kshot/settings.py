@@ -43,7 +43,7 @@ def construct(
     given: Mapping[str, Any] | None = None,
 ) -> Any:
     """table[settings['name']](**the rest), nested settings built first."""
-    if not isinstance(settings, Mapping) or "name" not in settings:
+    if not isinstance(settings, Mapping) or not isinstance(settings.get("name"), str):
         raise InputError(f"{role} needs a name, found {settings!r}: one of {', '.join(table)}")
     name = settings["name"]
     if name not in table:
@@ -54,10 +54,41 @@ def construct(
     for key in values:
         if key not in known:
             raise InputError(f"{role} {name!r} has no setting {key!r}: {suggestion(key, known)}")
+        _check_kind(f"{role} {name!r}", key, values[key], known[key].annotation)
+    missing = [key for key, argument in known.items() if argument.default is argument.empty and key not in values]
+    if missing:
+        raise InputError(f"{role} {name!r} needs the setting {missing[0]!r}, found {dict(settings)}: add it")
     try:
         return table[name](**{key: _value(key, value) for key, value in values.items()})
     except TypeError as error:
         raise InputError(f"{role} {name!r} cannot be built from {dict(settings)}: {error}") from error
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+# What a simple annotation asks for: in words, an example, and whether a value is such a one.
+_KINDS: dict[str, tuple[str, str, Callable[[Any], bool]]] = {
+    "int": ("a whole number", "5", _whole),
+    "float": ("a number", "0.1", lambda v: _whole(v) or isinstance(v, float)),
+    "bool": ("true or false", "true", lambda v: isinstance(v, bool)),
+    "str": ("a text", '"text"', lambda v: isinstance(v, str)),
+    "Sequence[int]": (
+        "a list of whole numbers",
+        "[40, 40]",
+        lambda v: isinstance(v, list | tuple) and all(map(_whole, v)),
+    ),
+    "None": ("nothing", "None", lambda v: v is None),
+}
+
+
+def _check_kind(what: str, key: str, value: Any, annotation: object) -> None:
+    """Other annotations are left to the constructor, which checks its arguments itself."""
+    kinds = [_KINDS[part] for part in str(annotation).split(" | ") if part in _KINDS]
+    if len(kinds) == str(annotation).count(" | ") + 1 and not any(fits(value) for _, _, fits in kinds):
+        words, example, _ = kinds[0]
+        raise InputError(f"{what} has {key}={value!r}: {words} is needed, such as {example}")
 
 
 def _value(key: str, value: Any) -> Any:
@@ -70,6 +101,8 @@ def _value(key: str, value: Any) -> Any:
         return build(value, key)
     if key in _TABLES and isinstance(value, str):
         return build({"name": value}, key)
+    if key in _TABLES and isinstance(value, int | float | list):
+        return build(value, key)  # which says what is needed
     if key == "loss" and isinstance(value, str):
         if value not in LOSSES:
             raise InputError(f"loss {value!r} is not known: {suggestion(value, LOSSES)}")
@@ -111,6 +144,10 @@ def arguments(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
         if call is None or call in (object.__init__, nn.Module.__init__):
             continue
         parameters = [p for p in inspect.signature(call).parameters.values() if p.name != "self"]
+        if (
+            not inspect.isclass(target) and link is not target
+        ):  # what it returns: the constructor gives what that requires
+            parameters = [p for p in parameters if p.default is not p.empty or p.kind is p.VAR_KEYWORD]
         found = {**{p.name: p for p in parameters if p.kind is not p.VAR_KEYWORD}, **found}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break

@@ -92,7 +92,14 @@ def draw(source: TaskSource, n: int, generator: torch.Generator, part: slice = s
     """The `part` of n tasks. The tasks do not depend on the part, and a PlannedSource reads no more than its part."""
     if isinstance(source, PlannedSource):
         return source.read(source.plan(n, generator)[part])
-    return source.sample(n, generator)[part]
+    if not hasattr(source, "sample"):
+        raise InputError(
+            f"a source of tasks with .sample(n, generator) is needed, found {type(source).__name__}: make one of labelled "
+            "data by kshot.tasks.Episodes(data, ways, shots, queries)"
+        )
+    tasks = source.sample(n, generator)
+    _check_kind(tasks)
+    return tasks[part]
 
 
 def identities(source: object) -> frozenset[str]:
@@ -117,15 +124,15 @@ def seeded(*key: int) -> torch.Generator:
 
 def check_support(support: Batch) -> None:
     """Raise InputError unless a learner can learn from these examples."""
-    if isinstance(support, Batch) and is_concrete(support):
+    _check_half(support, "support")
+    if is_concrete(support):
         _check_batch(support, "support", axes=0)
         _check_every_class_present(support)
 
 
 def check_task(task: Task, *, axes: int = 0) -> None:
     """Raise InputError unless the task is well formed; axes=1 for a batch of tasks."""
-    if not isinstance(task, Task):
-        raise InputError(f"a Task(support, query) is needed, found {type(task).__name__}: build one from two Batches")
+    _check_kind(task)
     if not is_concrete(task.support):
         return
     _check_batch(task.support, "support", axes)
@@ -151,15 +158,29 @@ def check_task(task: Task, *, axes: int = 0) -> None:
 def is_concrete(batch: Batch) -> bool:
     """Whether the values can be looked at: not inside vmap, grad or compile."""
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    tensors = [t for t in (batch.x, batch.y) if isinstance(t, Tensor)]
-    return not torch.compiler.is_compiling() and not any(wrapped(t) for t in tensors)
+    return not torch.compiler.is_compiling() and not any(wrapped(t) for t in (batch.x, batch.y))
+
+
+def _check_kind(task: object) -> None:
+    if not isinstance(task, Task):
+        raise InputError(f"a Task(support, query) is needed, found {type(task).__name__}: build one from two Batches")
+    _check_half(task.support, "support")
+    _check_half(task.query, "query")
+
+
+def _check_half(batch: object, role: str) -> None:
+    if not isinstance(batch, Batch):
+        raise InputError(
+            f"{role} is a {type(batch).__name__}: a Batch(x, y, ways) is needed, build one of the examples and their labels"
+        )
+    for name, value in (("x", batch.x), ("y", batch.y)):
+        if not isinstance(value, Tensor):
+            raise InputError(f"{role}.{name} must be a tensor, found {type(value).__name__}: use torch.as_tensor")
 
 
 def _check_batch(batch: Batch, role: str, axes: int) -> None:
     x, y, ways = batch.x, batch.y, batch.ways
     for name, value in (("x", x), ("y", y)):
-        if not isinstance(value, Tensor):
-            raise InputError(f"{role}.{name} must be a tensor, found {type(value).__name__}: use torch.as_tensor")
         if value.ndim <= axes:
             raise InputError(
                 f"{role}.{name} has shape {_shape(value.shape)} but needs {'a task axis and ' if axes else ''}"
@@ -175,7 +196,7 @@ def _check_batch(batch: Batch, role: str, axes: int) -> None:
             f"{role} is empty, x has shape {_shape(x.shape)}: a task needs at least one example in each half"
         )
     if x.is_complex() or y.is_complex():
-        raise InputError(f"{role} holds complex numbers: use torch.view_as_real")
+        raise InputError(f"{role} holds complex numbers, real ones are needed: use torch.view_as_real")
     if x.is_floating_point() and not bool(torch.isfinite(x).all()):
         raise InputError(f"{role}.x holds {_bad(x)} values that are NaN or infinite: clean or drop those examples")
     if ways is None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree
 
-from kshot.learner import MetaLearner
+from kshot.learner import MetaLearner, check_learner
 from kshot.types import InputError, Task, check_task
 
 Way = Literal["vmap", "loop"] | int  # an int is the number of tasks in a chunk
@@ -56,6 +56,7 @@ def choose(learner: MetaLearner, tasks: Task, vectorize: Vectorize = "auto") -> 
     """Check the tasks, and settle 'auto' by measuring vmap against the loop, once for each shape of tasks."""
     if vectorize not in ("auto", "vmap", "loop") and not (isinstance(vectorize, int) and vectorize > 0):
         raise InputError(f"vectorize={vectorize!r} is not known: choose 'auto', 'vmap', 'loop' or a chunk size")
+    check_learner(learner)
     check_task(tasks, axes=1)
     s, q = tasks.support, tasks.query
     mode = (learner.training, torch.is_grad_enabled())

@@ -92,7 +92,7 @@ def test_a_killed_rank_ends_the_job_and_the_same_command_goes_on(tmp_path: Path,
     assert time.monotonic() - killed < 30
     assert job.returncode != 0
     assert "SIGKILL" in errors  # torchrun names the first to die
-    assert "Traceback (most recent call last):\n  File \"<frozen runpy>\"" in errors or "torch.distributed" in errors
+    assert "another rank of this job is gone" in errors  # and the one that is left says so too
     step = wait_for_checkpoint(tmp_path)
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert step < 6000

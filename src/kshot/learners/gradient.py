@@ -55,6 +55,12 @@ class GradientLearner(MetaLearner):
         for name, count in (("steps", steps), ("eval_steps", steps if eval_steps is None else eval_steps)):
             if not isinstance(count, int) or count < 1:
                 raise InputError(f"{name}={count!r}: a gradient learner needs a whole number of at least 1")
+        if rule is not None and not isinstance(rule, Rule):
+            raise InputError(f"rule={rule!r} is not an inner rule: give one, such as kshot.rules.SGD(lr=0.1)")
+        if not callable(loss):
+            raise InputError(
+                f"loss={loss!r} must be a function (outputs, y) -> scalar: give one, such as torch.nn.functional.cross_entropy"
+            )
         self.model, self.criterion, self.rule = model, loss, rule if rule is not None else SGD(lr=0.01)
         self.steps, self.eval_steps = steps, eval_steps
         self.adapted = adapted if isinstance(adapted, str) else list(adapted)

@@ -33,6 +33,7 @@ class Conv4(nn.Module):
         super().__init__()
         if down not in ("pool", "stride"):
             raise InputError(f"down={down!r} is not known: choose 'pool' or 'stride'")
+        check_sizes("Conv4", outputs=outputs, width=width, channels=channels, size=size)
         if down == "pool" and size < 16:
             raise InputError(f"Conv4 with pooling halves four times: size={size} is too small, give at least 16")
         self.outputs, self.width, self.channels = outputs, width, channels
@@ -60,6 +61,12 @@ class Conv4(nn.Module):
         check_images(x, self.channels, self.size, "Conv4")
         out: Tensor = self.head(self.body(x))
         return out
+
+
+def check_sizes(model: str, **sizes: int | None) -> None:
+    for name, value in sizes.items():
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise InputError(f"{model} has {name}={value!r}: its sizes are whole numbers, give at least 1")
 
 
 def check_images(x: Tensor, channels: int, size: int, model: str) -> None:

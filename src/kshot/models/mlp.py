@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -13,26 +14,20 @@ class MLP(nn.Module):
     """Linear layers with ReLU between: `body`, then `head` when `outputs` is given, else an encoder.
 
     x [B, *features] -> [B, outputs] or [B, hidden[-1]]; inputs: the number of features, all axes but the first flattened.
-    Initial weights: He normal for the layers before a ReLU, Xavier uniform for the head; biases zero.
+    Initial weights: those of nn.Linear, uniform in ±1/√inputs, biases too.
     """
 
     def __init__(self, inputs: int, hidden: Sequence[int] = (40, 40), outputs: int | None = None) -> None:
         super().__init__()
         self.inputs, self.hidden, self.outputs = inputs, list(hidden), outputs
         sizes = [inputs, *hidden]
-        if min([*sizes, outputs or 1]) < 1:
-            raise InputError(f"MLP has sizes {sizes} -> {outputs}: every layer needs at least one unit")
+        if not all(isinstance(size, int) and size >= 1 for size in [*sizes, 1 if outputs is None else outputs]):
+            raise InputError(f"MLP has sizes {sizes} -> {outputs!r}: every layer needs at least one unit")
         layers: list[nn.Module] = []
-        for before, after in zip(sizes, sizes[1:], strict=False):
+        for before, after in pairwise(sizes):
             layers += [nn.Linear(before, after), nn.ReLU()]
-            nn.init.kaiming_normal_(layers[-2].weight, nonlinearity="relu")  # type: ignore[arg-type]
-            nn.init.zeros_(layers[-2].bias)  # type: ignore[arg-type]
         self.body = nn.Sequential(*layers)
-        self.head: nn.Module = nn.Identity()
-        if outputs is not None:
-            self.head = nn.Linear(sizes[-1], outputs)
-            nn.init.xavier_uniform_(self.head.weight)
-            nn.init.zeros_(self.head.bias)
+        self.head: nn.Module = nn.Identity() if outputs is None else nn.Linear(sizes[-1], outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.flatten(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kshot.models.conv4 import check_images
+from kshot.models.conv4 import check_images, check_sizes
 from kshot.models.norm import Norm, normalization
 from kshot.types import InputError
 
@@ -29,6 +29,7 @@ class ResNet12(nn.Module):
         super().__init__()
         if len(widths) != 4:
             raise InputError(f"ResNet12 has four blocks and widths={widths} names {len(widths)}: give four widths")
+        check_sizes("ResNet12", outputs=outputs, width=min(widths), channels=channels, size=size)
         if size < 16:
             raise InputError(f"ResNet12 halves four times: size={size} is too small, give at least 16")
         self.outputs, self.widths, self.channels, self.size, self.norm = outputs, tuple(widths), channels, size, norm

@@ -38,6 +38,9 @@ _SECTIONS = {
 }
 
 
+_NO_SECTION = "must be a section with settings below it, such as a line `seed = 0`"
+
+
 @dataclass(frozen=True)
 class Recipe:
     name: str
@@ -65,6 +68,8 @@ class Recipe:
     def tasks(self, split: str) -> TaskSource:
         """The tasks of one of SPLITS: the settings in [tasks], over them those in [tasks.<split>]."""
         section = self.settings["tasks"]
+        if not isinstance(section.get(split, {}), Mapping):
+            raise InputError(f"[tasks.{split}] {_NO_SECTION}, found {section[split]!r}")
         chosen = {k: v for k, v in section.items() if k not in SPLITS} | section.get(split, {})
         if chosen.get("name") in SOURCES and "split" in arguments(SOURCES[chosen["name"]]):
             chosen = {"split": split, **chosen}
@@ -81,6 +86,9 @@ class Recipe:
             if keys:
                 _check_keys(self.settings.get(section, {}), keys, f"[{section}]")
         Training(**self.training)
+        episodes = self.settings.get("evaluation", {}).get("episodes", 600)
+        if not isinstance(episodes, int) or episodes < 2:
+            raise InputError(f"[evaluation] has episodes={episodes!r}: give a whole number of at least 2")
 
 
 def names() -> list[str]:
@@ -91,6 +99,8 @@ def names() -> list[str]:
 def read(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
     """A recipe of the package by name, or a .toml file; changes are 'training.steps=100'."""
     path = Path(name) if str(name).endswith(".toml") else FOLDER / f"{name}.toml"
+    if str(name).endswith(".toml") and not path.is_file():
+        raise InputError(f"there is no recipe file {path}: check the path, or name a recipe that `kshot list` shows")
     if not path.is_file():
         raise InputError(
             f"no recipe is called {str(name)!r}: {suggestion(str(name), names())} (`kshot list` shows all), or give a .toml file"
@@ -98,7 +108,7 @@ def read(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
     try:
         settings = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid TOML: {error}") from error
+        raise InputError(f"{path} is not valid TOML: {error}; mend that line, texts stand in quotes") from error
     for change in changes:
         _change(settings, change)
     recipe = Recipe(path.stem, settings)
@@ -134,13 +144,15 @@ def _change(settings: dict[str, Any], change: str) -> None:
     for part in path[:-1]:
         section = section.setdefault(part, {})
         if not isinstance(section, dict):
-            raise InputError(f"--set {change!r}: {part} is a value, not a section")
+            raise InputError(
+                f"--set {change!r}: {part} is a value, not a section; write section.key=value, such as training.steps=100"
+            )
     section[path[-1]] = value
 
 
 def _check_keys(section: Mapping[str, Any], known: Mapping[str, Any] | Sequence[str], where: str) -> None:
     if not isinstance(section, Mapping):
-        raise InputError(f"{where} must be a section of settings, found {section!r}")
+        raise InputError(f"{where} {_NO_SECTION}, found {section!r}")
     for key in section:
         if key not in known:
             raise InputError(f"{where} has no setting {key!r}: {suggestion(key, known)}")

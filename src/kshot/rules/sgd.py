@@ -46,8 +46,8 @@ class SGD(Rule):
                 f"learn={learn!r} is not known: choose 'one', 'tensor', 'parameter', 'step', 'tensor-step' or None"
             )
         for name, value in (("lr", lr), ("momentum", momentum), ("weight_decay", weight_decay)):
-            if not 0 <= value < float("inf"):
-                raise InputError(f"SGD has {name}={value}: it must be a finite number of at least 0")
+            if not isinstance(value, int | float) or not 0 <= value < float("inf"):
+                raise InputError(f"SGD has {name}={value!r}: it must be a finite number of at least 0")
         if nesterov and momentum == 0:
             raise InputError("SGD has nesterov=True and momentum=0: give a momentum, such as 0.9")
         self.lr, self.learn = lr, learn

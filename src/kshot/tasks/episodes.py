@@ -81,7 +81,7 @@ class Episodes:
 
     def plan(self, n: int, generator: torch.Generator) -> EpisodePlan:
         if n < 1:
-            raise InputError(f"{n} tasks were asked for: at least one is needed")
+            raise InputError(f"{n} tasks were asked for: at least one is needed, give n=1 or more")
         ways, queries = _draw(self._ways, generator), _draw(self._queries, generator)
         shots = [_draw(self._shots, generator)] * ways
         if not self.balanced:

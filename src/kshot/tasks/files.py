@@ -119,7 +119,7 @@ def from_jsonl(
             if not encode and x[-1].shape != x[0].shape:
                 raise InputError(
                     f"{where} has {features} of shape {tuple(x[-1].shape)} and the first line {tuple(x[0].shape)}: "
-                    "all examples need the same shape"
+                    "all examples need the same shape, pad or cut them"
                 )
     if len({type(v) for v in y}) > 1:
         y = [str(v) for v in y]
@@ -136,7 +136,9 @@ def _table(path: str | Path, x: Tensor, y: list[Any]) -> Labelled:
 
 def _checked(data: Labelled, what: str) -> Labelled:
     if len(data) < 2:
-        raise InputError(f"{what} name one class only, {data.names[0]!r}: telling classes apart needs at least 2")
+        raise InputError(
+            f"{what} name one class only, {data.names[0]!r}: telling classes apart needs at least 2, add rows of other classes"
+        )
     return data
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -86,7 +86,12 @@ class Labelled:
     def of(x: Any, y: Any, names: Sequence[str] | None = None) -> Labelled:
         """x: a Storage, tensor or array [M, *features]; y: one label a row, of any hashable kind."""
         storage = x if hasattr(x, "read") else InMemory(_tensor(x))
-        labels = y.tolist() if hasattr(y, "tolist") else list(y)
+        labels = y.tolist() if hasattr(y, "tolist") else y
+        if not isinstance(labels, Iterable):
+            raise InputError(
+                f"the labels are one {type(labels).__name__}: one label a row is needed, give a list or an array"
+            )
+        labels = list(labels)
         if len(labels) != len(storage):
             raise InputError(f"{len(storage)} examples came with {len(labels)} labels: give one label an example")
         if not labels:
@@ -151,7 +156,9 @@ class Labelled:
         shuffled = torch.randperm(len(self), generator=seeded(seed)).tolist()
         parts = [sorted(shuffled[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
         if not all(parts):
-            raise InputError(f"{len(self)} classes cannot be cut into shares {shares}: a part would be empty")
+            raise InputError(
+                f"{len(self)} classes cannot be cut into shares {shares}: a part would be empty, give larger shares"
+            )
         return tuple(self.only(part) for part in parts)
 
     def rotated(self) -> Labelled:

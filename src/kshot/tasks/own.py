@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from kshot.tasks.episodes import Count, Episodes
 from kshot.tasks.files import from_csv, from_jsonl
 from kshot.tasks.images import from_folder
+from kshot.tasks.labelled import Labelled
 from kshot.types import InputError
 
-READERS = {".csv": from_csv, ".jsonl": from_jsonl}
+READERS: dict[str, Callable[..., Labelled]] = {".csv": from_csv, ".jsonl": from_jsonl}
 
 
 def Own(

@@ -38,16 +38,18 @@ class Sinusoids:
         phase: tuple[float, float] = (0.0, math.pi),
         x_range: tuple[float, float] = (-5.0, 5.0),
     ) -> None:
-        if min(shots, queries) < 1:
-            raise InputError(f"shots={shots} and queries={queries}: a task needs at least one of each")
+        if not all(isinstance(k, int) and k >= 1 for k in (shots, queries)):
+            raise InputError(
+                f"shots={shots!r} and queries={queries!r}: a task needs at least one of each, give whole numbers"
+            )
         unknown = [f for f in families if f not in FAMILIES]
         if unknown or not families:
             raise InputError(f"families={list(families)}: choose one or more of {', '.join(FAMILIES)}")
         if not 0 <= noise < math.inf:
             raise InputError(f"noise={noise}: give a standard deviation of at least 0")
-        for name, (low, high) in (("amplitude", amplitude), ("phase", phase), ("x_range", x_range)):
-            if not low <= high:
-                raise InputError(f"{name}=({low}, {high}): give (lowest, highest)")
+        for name, ends in (("amplitude", amplitude), ("phase", phase), ("x_range", x_range)):
+            if not isinstance(ends, (tuple, list)) or len(ends) != 2 or not ends[0] <= ends[1]:
+                raise InputError(f"{name}={ends!r}: two numbers are needed, give (lowest, highest)")
         self.shots, self.queries, self.families, self.noise = shots, queries, list(families), noise
         self.amplitude, self.phase, self.x_range = amplitude, phase, x_range
 

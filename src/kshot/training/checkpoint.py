@@ -17,6 +17,7 @@ from kshot.settings import build, describe
 from kshot.types import InputError
 
 FORMAT = 1
+KEYS = {"learner", "state", "seen", "features"}  # of the header, beside format
 BEST, LAST = "best.safetensors", "last.safetensors"
 
 
@@ -90,14 +91,17 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {})["kshot"])
+            if header["format"] > FORMAT:
+                raise InputError(
+                    f"{path} was written by a newer kshot (format {header['format']}): pip install -U kshot"
+                )
+            if missing := KEYS - header.keys():
+                raise KeyError(min(missing))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
-        kind = (
-            "is not a learner saved by kshot" if isinstance(error, KeyError) else "is damaged or not a safetensors file"
-        )
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError, OSError) as error:
+        foreign = isinstance(error, KeyError | TypeError)
+        kind = "is not a learner saved by kshot" if foreign else "is damaged or not a safetensors file"
         raise InputError(f"{path} {kind} ({error}): use another checkpoint of the run, or train again") from error
-    if header["format"] > FORMAT:
-        raise InputError(f"{path} was written by a newer kshot (format {header['format']}): pip install -U kshot")
     return header, tensors
 
 

@@ -89,6 +89,6 @@ def _naming_the_lost() -> Iterator[None]:
         yield
     except RuntimeError as error:  # what torch.distributed raises when a connection breaks
         raise RankLost(
-            f"another rank of this job is gone, or cannot be reached ({str(error).splitlines()[0]}): look for the first error "
-            "above, and start the same command again to go on from the last checkpoint"
+            "another rank of this job is gone, or cannot be reached: look for its error among the messages around this one, "
+            "and start the same command again to go on from the last checkpoint"
         ) from error

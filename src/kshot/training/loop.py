@@ -19,13 +19,13 @@ from torch import nn
 
 from kshot import atomic
 from kshot.evaluation import evaluate
-from kshot.learner import MetaLearner
+from kshot.learner import MetaLearner, check_learner
 from kshot.settings import describe, suggestion
 from kshot.training import checkpoint
 from kshot.training.distributed import Ranks, process_group
 from kshot.training.options import Training
 from kshot.training.progress import Writers
-from kshot.types import InputError, Task, TaskSource, draw, identities, seeded
+from kshot.types import InputError, Task, TaskSource, check_task, draw, identities, seeded
 from kshot.vectorize import Way, choose, meta_backward
 from kshot.version import __version__
 
@@ -65,6 +65,7 @@ def fit(
     unknown = [name for name in settings if name not in Training.__dataclass_fields__]
     if unknown:
         raise InputError(f"fit has no setting {unknown[0]!r}: {suggestion(unknown[0], Training.__dataclass_fields__)}")
+    check_learner(learner)
     trained = [p for p in learner.parameters() if p.requires_grad]
     if not trained:
         raise InputError(
@@ -143,6 +144,7 @@ class _Run:
     def _one_step(self, batch: Task, stop: threading.Event) -> tuple[float, float, bool]:
         """(mean loss over all ranks, norm of the meta-gradient, whether any rank was asked to stop)."""
         t = self.t
+        check_task(batch, axes=1)  # each one: under vmap the learner cannot
         self.learner.features = tuple(batch.support.x.shape[2:])
         if self.way is None:
             self.way = self.ranks.agree(choose(self.learner, batch, t.vectorize))
@@ -229,6 +231,11 @@ class _Run:
             return
         header, tensors = checkpoint.read(out / checkpoint.LAST)
         state = header["state"]
+        if state is None:
+            raise InputError(
+                f"{out / checkpoint.LAST} holds a learner and no state of a training to go on from: move it away, or choose "
+                "another folder"
+            )
         self._check_same(out, {"learner": header["learner"], **state["training"]})
         checkpoint.fill(self.learner, tensors, out)
         self.step, self.way = state["step"], state["vectorize"]
@@ -249,7 +256,8 @@ class _Run:
         if changed:
             what = "; ".join(f"{key} was {before.get(key)!r}, now {now[key]!r}" for key in changed)
             raise InputError(
-                f"{out} holds a run with other settings ({what}): give the same settings to go on with it, or choose another folder"
+                f"{out} holds a run with other settings ({what}): give the same settings to go on with it, "
+                "or choose another folder"
             )
 
     def _origin(self) -> dict[str, Any]:

@@ -48,10 +48,20 @@ class Training:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise InputError(f"{name}={value!r}: training needs a whole number of at least 1")
+        for name in ("warmup", "seed"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise InputError(f"{name}={value!r}: training needs a whole number of at least 0")
         for name in ("lr", "clip"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int | float) or not 0 < value < math.inf):
                 raise InputError(f"{name}={value!r}: give a positive number")
+        if not isinstance(self.weight_decay, int | float) or not 0 <= self.weight_decay < math.inf:
+            raise InputError(f"weight_decay={self.weight_decay!r}: give a number of at least 0")
+        if not isinstance(self.optimizer, str) and not callable(self.optimizer):
+            raise InputError(
+                f"optimizer={self.optimizer!r}: give a name or a function of the parameters that makes one, such as 'adam'"
+            )
         if isinstance(self.optimizer, str) and self.optimizer not in OPTIMIZERS:
             raise InputError(f"optimizer {self.optimizer!r} is not known: {suggestion(self.optimizer, OPTIMIZERS)}")
         for name, known in (("schedule", ("constant", "cosine", "linear")), ("precision", ("fp32", "bf16-mixed"))):

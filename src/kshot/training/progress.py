@@ -7,9 +7,11 @@ lr; tasks_per_s, since the last line; val_accuracy or val_mse and val_interval, 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -29,6 +31,7 @@ class Writers:
         self._show, self._steps, self._start = show and active, steps, start
         self._out = out if active else None
         self._board = _tensorboard(self._out) if tensorboard and self._out is not None else None
+        self._file: TextIO | None = None
         self._latest: dict[str, str] = {}
         if self._out is not None:
             _truncate(self._out / METRICS, start)
@@ -45,16 +48,20 @@ class Writers:
         )
         self._bar.start()
         self._row = self._bar.add_task("train", total=self._steps, completed=self._start, numbers="")
-        self._file = open(self._out / METRICS, "a") if self._out is not None else None
+        if self._out is not None:
+            with _writing(self._out / METRICS, 0):
+                self._file = open(self._out / METRICS, "a")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
-        for writer in (self._file, self._board):
-            if writer is not None:
-                writer.close()
+        if self._file is not None:
+            with suppress(OSError):  # each line was flushed; one that could not be has raised already
+                self._file.close()
+        if self._board is not None:
+            self._board.close()
 
     def advance(self, step: int) -> None:
         """`step` steps are done."""
@@ -63,8 +70,10 @@ class Writers:
     def log(self, step: int, **numbers: float) -> None:
         """One line of metrics.jsonl, complete or absent."""
         if self._file is not None:
-            self._file.write(json.dumps({"step": step, **numbers}) + "\n")
-            self._file.flush()
+            line = json.dumps({"step": step, **numbers}) + "\n"
+            with _writing(Path(self._file.name), len(line)):
+                self._file.write(line)
+                self._file.flush()
         if self._board is not None:
             for name, value in numbers.items():
                 self._board.add_scalar(name, value, step)
@@ -90,6 +99,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:  # the process died while writing it
             break
     return lines
+
+
+@contextmanager
+def _writing(path: Path, size: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(atomic.why_not_written(path, error, size)) from error
 
 
 def _truncate(path: Path, step: int) -> None:
