@@ -25,6 +25,7 @@ bench: .venv-bench/installed
 	.venv-bench/bin/python benchmarks/sampling.py
 	.venv-bench/bin/python benchmarks/sinusoid.py
 	.venv-bench/bin/python benchmarks/glyphs_to_omniglot.py
+	$(ONE_THREAD) .venv-bench/bin/python benchmarks/glyph_learners.py
 	$(MAKE) tables
 
 tables: .venv/installed

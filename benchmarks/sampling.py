@@ -17,6 +17,7 @@ import time
 from typing import Any
 
 import torch
+from evidence import record
 
 from kshot.tasks.episodes import Episodes
 from kshot.tasks.labelled import Labelled
@@ -83,6 +84,13 @@ def main() -> dict[str, Any]:
     options = parser.parse_args()
     results = measure(omniglot("trainval"), threads=options.threads, repeats=options.repeats, seconds=options.seconds)
     print(json.dumps(results, indent=2))
+    rows = [
+        {"queries": queries, "tasks_at_once": int(batch), **found}
+        for queries in (1, 15)
+        for batch, found in results[f"queries_{queries}"]["by_batch"].items()
+    ]
+    settings = {**vars(options), "what": results["what"], "target": TARGET}
+    print("written to", record("sampling", settings, rows, passed=results["meets_target"]))
     return results
 
 

@@ -24,7 +24,7 @@ from kshot.learners import LEARNERS
 from kshot.models import MODELS
 from kshot.rules import RULES
 from kshot.tasks import SOURCES, draw_glyphs, from_folder
-from kshot.tasks.images import images_below, write_folder
+from kshot.tasks.images import Invert, images_below, write_folder
 from kshot.training import checkpoint
 from kshot.training.distributed import RankLost, process_group
 from kshot.types import Batch, InputError
@@ -89,10 +89,12 @@ def train(
     with process_group() as ranks:
         start = time.perf_counter()
         learner, tasks, val = chosen.learner(), chosen.tasks("train"), chosen.tasks("val")
-        if ranks.first:
-            atomic.write(folder / RECIPE, _recipe_text(folder, chosen))
+        text = recipes.to_toml(chosen.settings)
+        if ranks.first and not (folder / checkpoint.LAST).is_file():
+            atomic.write(folder / RECIPE, text)
         training.fit(learner, tasks, validate=val, out=folder, tensorboard=tensorboard, **chosen.training)
         if ranks.first:
+            atomic.write(folder / RECIPE, text)  # a run that was gone on with may have become longer
             out.print(f"trained in {time.perf_counter() - start:.0f} s, kept in [bold]{folder}[/]")
             out.print(f"next: kshot evaluate {folder}    kshot report {folder}")
 
@@ -136,25 +138,31 @@ def adapt(
             "use kshot.load, learner.adapt and learner.predict from Python"
         )
     channels, size, _ = learner.features
-    classes = from_folder(support, size=size, channels=channels)
-    files, images = images_below(query, size=size, channels=channels)
+    invert = _inverted(run)
+    classes = from_folder(support, size=size, channels=channels, invert=invert)
+    files, images = images_below(query, size=size, channels=channels, invert=invert)
+    together = len(files) if learner.transductive else 200
     with torch.no_grad():
         x = classes.storage.read(classes.order)
         y = torch.arange(len(classes)).repeat_interleave(classes.count)
         fitted = learner.adapt(Batch(x, y, len(classes)))
-        logits = learner.predict(fitted, images.read(torch.arange(len(files))))
+        logits = torch.cat(
+            [learner.predict(fitted, images.read(i)) for i in torch.split(torch.arange(len(files)), together)]
+        )
     if logits.shape[1] < len(classes):
         raise InputError(
             f"{run} tells {logits.shape[1]} classes apart and {support} has {len(classes)}: use fewer, or a learner such as "
             "protonet that takes any number"
         )
     chances = logits[:, : len(classes)].softmax(-1)
-    atomic.write(to, _predictions(classes.names, [str(f.relative_to(query)) for f in files], chances))
+    atomic.write(
+        to, _predictions(classes.names, [f.relative_to(query.expanduser()).as_posix() for f in files], chances)
+    )
     best = chances.argmax(-1)
     out.print(
         f"{len(files)} images, {len(classes)} classes learned from {len(y)} examples: predictions in [bold]{to}[/]"
     )
-    truth = [f.relative_to(query).parent.as_posix() for f in files]
+    truth = [f.relative_to(query.expanduser()).parent.as_posix() for f in files]
     if all(t in classes.names for t in truth):
         right = sum(classes.names[b] == t for b, t in zip(best.tolist(), truth, strict=True))
         out.print(
@@ -174,7 +182,7 @@ def report(run: Run, seed: Seed = 0) -> None:
 
     recipe, learner = _recipe(run, []), training.load(run)
     kept = run / EVALUATION
-    found = _read_evaluation(kept, recipe) or _evaluate(run, learner, recipe, recipe.episodes, seed)
+    found = _read_evaluation(kept, seed) or _evaluate(run, learner, recipe, recipe.episodes, seed)
     page = write_report(
         run, learner, recipe.tasks("test"), found, title=recipe.about or recipe.name, recipe=recipe.settings
     )
@@ -228,11 +236,11 @@ def main() -> None:
     app()
 
 
-def _recipe_text(folder: Path, recipe: recipes.Recipe) -> str:
-    """The recipe as resolved; a folder that already holds another one is left alone (fit then says what differs)."""
-    text = recipes.to_toml(recipe.settings)
-    before = folder / RECIPE
-    return before.read_text() if before.is_file() and (folder / checkpoint.LAST).is_file() else text
+def _inverted(run: Path) -> Invert:
+    """How the run's own training images were read."""
+    kept = recipes.read(run / RECIPE).settings["tasks"] if (run / RECIPE).is_file() else {}
+    invert: Invert = kept.get("invert", "auto")
+    return invert
 
 
 def _recipe(run: Path, changes: list[str]) -> recipes.Recipe:
@@ -252,12 +260,17 @@ def _evaluate(run: Path, learner: MetaLearner, recipe: recipes.Recipe, episodes:
         )
 
 
-def _read_evaluation(path: Path, recipe: recipes.Recipe) -> Evaluation | None:
-    """The run's evaluation, if it was one of the recipe as it is."""
+def _read_evaluation(path: Path, seed: int) -> Evaluation | None:
+    """The run's evaluation, if it was one of its own recipe with this seed."""
     if not path.is_file():
         return None
-    kept = json.loads(path.read_text())
-    return None if kept.pop("changes") else Evaluation.from_dict(kept)
+    try:
+        kept = json.loads(path.read_text())
+        return Evaluation.from_dict(kept) if not kept.pop("changes") and kept["seed"] == seed else None
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} cannot be read ({error}): remove it, or run `kshot evaluate {path.parent}` again"
+        ) from error
 
 
 def _evaluation_table(recipe: recipes.Recipe, found: Evaluation) -> Table:

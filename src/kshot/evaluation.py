@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from kshot.learner import MetaLearner, check_learner
-from kshot.types import Batch, InputError, Task, TaskSource, draw, identities, seeded
-from kshot.vectorize import choose, pieces
+from kshot.types import Batch, InputError, Task, TaskSource, check_task, draw, identities, seeded
+from kshot.vectorize import Way, choose, pieces
 
 TASKS_AT_ONCE = 20  # part of the protocol: the tasks of an evaluation depend on its seed alone
 SHOTS = (1, 2, 3, 5, 10, 20)
@@ -98,7 +98,7 @@ def evaluate(
         raise InputError(f"episodes={episodes}: an interval needs at least 2 tasks, papers use 600 or more")
     if not allow_seen:
         refuse_seen_classes(learner, tasks)
-    steps = curve_steps if curve_steps is not None else max(10, getattr(learner, "eval_steps", None) or 0)
+    steps = max(10, _steps_taken(learner)) if curve_steps is None else curve_steps
     was_training = learner.training
     learner.eval()
     try:
@@ -141,7 +141,7 @@ def _evaluate(
         values += score(out, batch.query).tolist()
         ways = batch.query.ways
         if ways is not None:
-            top = out.float().softmax(-1).max(-1)
+            top = out[..., :ways].float().softmax(-1).max(-1)
             confidence.append((top.values.flatten().cpu(), (top.indices == batch.query.y).flatten().cpu()))
         if progress:
             progress(len(values), episodes)
@@ -172,10 +172,15 @@ def _outputs(
 ) -> Iterator[tuple[Task, Tensor]]:
     """Batches of tasks, and the function of each task stacked."""
     device = _device(learner)
+    way: Way | None = None
     for i, start in enumerate(range(0, episodes, TASKS_AT_ONCE)):
         part = slice(0, min(TASKS_AT_ONCE, episodes - start))
         batch = draw(tasks, TASKS_AT_ONCE, seeded(seed, i), part).to(device)
-        yield batch, torch.cat(list(pieces(function, batch, choose(learner, batch))))
+        if way is None:
+            way = choose(learner, batch)
+        else:
+            check_task(batch, axes=1)
+        yield batch, torch.cat(list(pieces(function, batch, way)))
 
 
 def score(outputs: Tensor, query: Batch) -> Tensor:
@@ -183,7 +188,7 @@ def score(outputs: Tensor, query: Batch) -> Tensor:
     extra = outputs.ndim - query.y.ndim - (query.ways is not None)
     y = query.y.reshape(len(query.y), *[1] * extra, *query.y.shape[1:])
     if query.ways is not None:
-        return (outputs.argmax(-1) == y).double().mean(-1)
+        return (outputs[..., : query.ways].argmax(-1) == y).double().mean(-1)
     return (outputs - y).double().square().flatten(1 + extra).mean(-1)
 
 
@@ -238,6 +243,12 @@ def _calibration(answers: list[tuple[Tensor, Tensor]], bins: int = 10) -> Calibr
                 (float(confidence[here].mean()), float(right[here].double().mean()), float(here.double().mean()))
             )
     return Calibration(sum(share * abs(sure - true) for sure, true, share in rows), rows)
+
+
+def _steps_taken(learner: MetaLearner) -> int:
+    """In eval mode; 0 for a learner that does not learn in steps."""
+    found = (getattr(learner, name, None) for name in ("eval_steps", "steps"))
+    return next((steps for steps in found if isinstance(steps, int)), 0)
 
 
 def _one(learner: MetaLearner, tasks: TaskSource, seed: int) -> Task:

@@ -25,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from kshot.types import InputError
+from kshot.types import Batch, InputError, is_concrete
 
 Params = dict[str, Tensor]
 BatchNormPolicy = Literal["batch", "running"] | None

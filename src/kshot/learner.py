@@ -23,6 +23,14 @@ def mse_loss(outputs: Tensor, y: Tensor) -> Tensor:
 LOSSES: dict[str, Criterion] = {"cross_entropy": F.cross_entropy, "mse": mse_loss}
 
 
+def named_loss(name: str) -> Criterion:
+    if name not in LOSSES:
+        raise InputError(
+            f"loss {name!r} is not known: choose one of {', '.join(LOSSES)}, or give a function (outputs, y)"
+        )
+    return LOSSES[name]
+
+
 class MetaLearner(nn.Module, ABC):
     """Its parameters are the meta-parameters. adapt, predict and loss are pure: they change neither module nor data.
 

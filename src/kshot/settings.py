@@ -17,7 +17,7 @@ from kshot.learner import LOSSES, MetaLearner
 from kshot.learners import LEARNERS
 from kshot.models import MODELS
 from kshot.rules import RULES
-from kshot.types import InputError
+from kshot.types import InputError, identities
 
 Settings = dict[str, Any]
 
@@ -29,6 +29,7 @@ _TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "rule": RULES,
 }
 _UNKNOWN = "not rebuildable"
+_PLAIN = (str, int, float, type(None))
 
 
 def build(settings: Mapping[str, Any], role: str, given: Mapping[str, Any] | None = None) -> Any:
@@ -102,11 +103,7 @@ def _value(key: str, value: Any) -> Any:
     if key in _TABLES and isinstance(value, str):
         return build({"name": value}, key)
     if key in _TABLES and isinstance(value, int | float | list):
-        return build(value, key)  # which says what is needed
-    if key == "loss" and isinstance(value, str):
-        if value not in LOSSES:
-            raise InputError(f"loss {value!r} is not known: {suggestion(value, LOSSES)}")
-        return LOSSES[value]
+        raise InputError(f"{key} needs a name, found {value!r}: one of {', '.join(_TABLES[key])}")
     return value
 
 
@@ -117,6 +114,17 @@ def describe(thing: nn.Module) -> Settings:
     if name is None:
         return {_UNKNOWN: type(thing).__qualname__}
     return {"name": name, **{key: _described(key, _attribute(thing, key)) for key in arguments(type(thing))}}
+
+
+def describe_tasks(source: Any) -> Settings:
+    """A source's class, its plain public attributes, and how many classes it shows: enough to tell two sources apart."""
+    own = getattr(source, "__dict__", {})
+    plain = {k: v for k, v in own.items() if not k.startswith("_") and _is_plain(v)}
+    return {"source": type(source).__name__, "classes": len(identities(source)), **plain}
+
+
+def _is_plain(value: Any) -> bool:
+    return all(map(_is_plain, value)) if isinstance(value, list | tuple) else isinstance(value, _PLAIN)
 
 
 def _attribute(thing: nn.Module, key: str) -> Any:
@@ -144,9 +152,7 @@ def arguments(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
         if call is None or call in (object.__init__, nn.Module.__init__):
             continue
         parameters = [p for p in inspect.signature(call).parameters.values() if p.name != "self"]
-        if (
-            not inspect.isclass(target) and link is not target
-        ):  # what it returns: the constructor gives what that requires
+        if not inspect.isclass(target) and link is not target:  # of what it returns, the required ones are given
             parameters = [p for p in parameters if p.default is not p.empty or p.kind is p.VAR_KEYWORD]
         found = {**{p.name: p for p in parameters if p.kind is not p.VAR_KEYWORD}, **found}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):

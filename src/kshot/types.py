@@ -189,7 +189,7 @@ def _check_batch(batch: Batch, role: str, axes: int) -> None:
     if x.shape[: 1 + axes] != y.shape[: 1 + axes]:
         raise InputError(
             f"{role} has x of shape {_shape(x.shape)} and y of shape {_shape(y.shape)}: "
-            f"the first {1 + axes} axes must agree, one label for each example"
+            f"the first {'two axes' if axes else 'axis'} must agree, one label for each example"
         )
     if x.numel() == 0 or y.numel() == 0:
         raise InputError(

@@ -26,6 +26,7 @@ STEPS, KILLS = 2400, 20
 def run_training(out: str, steps: int = STEPS) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    Path(f"{out}.{os.getpid()}").touch()  # here the training begins
     learner = kshot.MAML(
         torch.nn.Sequential(MLP(1, (8,)), torch.nn.Dropout(0.1), torch.nn.Linear(8, 1)),
         loss=mse_loss,
@@ -57,6 +58,11 @@ def start(out: Path) -> multiprocessing.process.BaseProcess:
     return process
 
 
+def wait_for_training(out: Path, process: multiprocessing.process.BaseProcess) -> None:
+    while not Path(f"{out}.{process.pid}").exists():
+        time.sleep(0.001)
+
+
 def step_on_disk(out: Path) -> int:
     """The checkpoint must be whole at any moment."""
     file = out / checkpoint.LAST
@@ -65,8 +71,8 @@ def step_on_disk(out: Path) -> int:
 
 def test_killed_twenty_times_it_ends_with_the_same_bits(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    start(killed / "warm-up").kill()  # the server of processes imports torch once
     process = start(whole)
+    wait_for_training(whole, process)
     began = time.monotonic()
     while step_on_disk(whole) == 0:
         time.sleep(0.005)
@@ -78,7 +84,9 @@ def test_killed_twenty_times_it_ends_with_the_same_bits(tmp_path: Path) -> None:
     rng, steps, kills = random.Random(0), [], 0
     while kills < KILLS:
         process = start(killed)
-        time.sleep(rng.uniform(0.5 * latency, latency + 1.5 * seconds / KILLS))  # twenty kills cover most of the run
+        wait_for_training(killed, process)
+        # Mostly after the first step, now and then before it; twenty kills cover most of the run.
+        time.sleep(rng.uniform(0.7 * latency, latency + 1.5 * seconds / KILLS))
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         process.join()
@@ -86,6 +94,7 @@ def test_killed_twenty_times_it_ends_with_the_same_bits(tmp_path: Path) -> None:
         kills += 1
         steps.append(step_on_disk(killed))
     assert steps == sorted(steps), "work before a checkpoint was lost"
+    print(f"{latency:.2f} s to the first checkpoint, {seconds:.2f} s of training, killed at {steps}")
     assert len(set(steps)) > 5, f"the kills did not hit the run at different places: {steps}"
 
     process = start(killed)  # and now it may end

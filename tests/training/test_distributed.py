@@ -111,7 +111,7 @@ def test_a_killed_rank_ends_the_job_and_the_same_command_goes_on(tmp_path: Path,
 def test_torchruns_own_restart_resumes(tmp_path: Path) -> None:
     steps = 1500
     job = subprocess.Popen(
-        command(tmp_path, steps, 2, "--set", "training.save_every=20", restarts=1),
+        command(tmp_path, steps, 2, "--set", "training.save_every=20", restarts=3),
         env=environment(),
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -18,7 +18,7 @@ from kshot.functional import (
     uses_batch_statistics,
 )
 from kshot.inner import Hypergradient, Objective, check_hypergradient, descend, unused
-from kshot.learner import Criterion, MetaLearner
+from kshot.learner import Criterion, MetaLearner, named_loss
 from kshot.rules import SGD, Rule
 from kshot.types import Batch, InputError, check_support, is_concrete
 
@@ -27,7 +27,7 @@ class GradientLearner(MetaLearner):
     """Starts from the model's own parameters and moves the adapted ones by `rule` on the support's loss.
 
     model: any nn.Module, unmodified.
-    loss: (outputs, y) -> scalar.
+    loss: (outputs, y) -> scalar, or the name of one: 'cross_entropy', 'mse'.
     rule: how one step moves parameters; default SGD(lr=0.01).
     steps, eval_steps: inner steps in training, and in eval mode (default: the same).
     adapted: name patterns of the parameters that move: '*', 'head.*', '!body.*', or a list of them.
@@ -40,7 +40,7 @@ class GradientLearner(MetaLearner):
         self,
         model: nn.Module,
         *,
-        loss: Criterion = cross_entropy,
+        loss: Criterion | str = cross_entropy,
         rule: Rule | None = None,
         steps: int = 1,
         eval_steps: int | None = None,
@@ -57,11 +57,8 @@ class GradientLearner(MetaLearner):
                 raise InputError(f"{name}={count!r}: a gradient learner needs a whole number of at least 1")
         if rule is not None and not isinstance(rule, Rule):
             raise InputError(f"rule={rule!r} is not an inner rule: give one, such as kshot.rules.SGD(lr=0.1)")
-        if not callable(loss):
-            raise InputError(
-                f"loss={loss!r} must be a function (outputs, y) -> scalar: give one, such as torch.nn.functional.cross_entropy"
-            )
-        self.model, self.criterion, self.rule = model, loss, rule if rule is not None else SGD(lr=0.01)
+        self.criterion = named_loss(loss) if not callable(loss) else loss
+        self.model, self.rule = model, rule if rule is not None else SGD(lr=0.01)
         self.steps, self.eval_steps = steps, eval_steps
         self.adapted = adapted if isinstance(adapted, str) else list(adapted)
         self.hypergradient, self.batch_norm, self.allow_unused = hypergradient, batch_norm, allow_unused

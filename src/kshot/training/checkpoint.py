@@ -101,7 +101,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError, OSError) as error:
         foreign = isinstance(error, KeyError | TypeError)
         kind = "is not a learner saved by kshot" if foreign else "is damaged or not a safetensors file"
-        raise InputError(f"{path} {kind} ({error}): use another checkpoint of the run, or train again") from error
+        reason = f"its header has no {error}" if isinstance(error, KeyError) else error
+        raise InputError(f"{path} {kind} ({reason}): use another checkpoint of the run, or train again") from error
     return header, tensors
 
 

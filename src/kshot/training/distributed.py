@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.rendezvous import rendezvous
 
 from kshot.types import InputError
 
@@ -60,7 +61,10 @@ class Ranks:
         if self.world == 1:
             return list(scalars)
         grads = [p.grad for p in parameters if p.grad is not None]
-        flat = torch.cat([g.reshape(-1).double() for g in grads] + [torch.tensor(scalars, dtype=torch.float64)])
+        flat = torch.cat(
+            [g.reshape(-1).double() for g in grads]
+            + [torch.tensor(scalars, dtype=torch.float64, device=grads[0].device)]
+        )
         with _naming_the_lost():
             dist.all_reduce(flat)
         start = 0
@@ -75,7 +79,12 @@ def process_group() -> Iterator[Ranks]:
     """Join the job that torchrun started, if it did."""
     joining = "TORCHELASTIC_RUN_ID" in os.environ and dist.is_available() and not dist.is_initialized()
     if joining:
-        dist.init_process_group("gloo")
+        with _naming_the_lost():
+            store, rank, world = next(rendezvous("env://"))
+            # torchrun may keep its store over a restart: without a prefix a rank can read the address of one that is dead.
+            attempt = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)  # type: ignore[attr-defined]
+            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            dist.init_process_group(backend, store=attempt, rank=rank, world_size=world)
     try:
         yield Ranks()
     finally:

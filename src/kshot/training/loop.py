@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 import signal
 import threading
 import time
@@ -20,14 +19,14 @@ from torch import nn
 from kshot import atomic
 from kshot.evaluation import evaluate
 from kshot.learner import MetaLearner, check_learner
-from kshot.settings import describe, suggestion
+from kshot.settings import suggestion
 from kshot.training import checkpoint
 from kshot.training.distributed import Ranks, process_group
 from kshot.training.options import Training
+from kshot.training.origin import check_same, origin, settings_of
 from kshot.training.progress import Writers
 from kshot.types import InputError, Task, TaskSource, check_task, draw, identities, seeded
 from kshot.vectorize import Way, choose, meta_backward
-from kshot.version import __version__
 
 RUN = "run.json"
 
@@ -108,6 +107,7 @@ class _Run:
         self.way: Way | None = None
         ranks.same_start(learner)
         learner.seen = learner.seen | identities(tasks)
+        self.settings = settings_of(learner, tasks, training)
         if out is not None:
             self._open_folder(out)
 
@@ -127,18 +127,16 @@ class _Run:
                     mean = sum(losses) / len(losses)
                     writers.log(self.step, loss=mean, grad_norm=norm, lr=lr, tasks_per_s=round(rate, 1))
                     losses, since = [], time.perf_counter()
+                paused = time.perf_counter()
                 due = self.step % t.every("validate_every", 10) == 0 or self.step == t.steps
                 if due and self.validate is not None and self.ranks.first:
                     self._validate(self.validate, writers)
                 if self.step % t.every("save_every", 20) == 0 or self.step == t.steps or stopped:
                     self._save()
                 if stopped:
-                    again = (
-                        f"saved in {self.out}; start it again in the same way to go on"
-                        if self.out
-                        else "nothing was saved"
-                    )
-                    raise Interrupted(f"stopped at step {self.step} of {t.steps}: {again}")
+                    again = f"saved in {self.out}; start it again in the same way to go on"
+                    raise Interrupted(f"stopped at step {self.step} of {t.steps}: {again if self.out else 'not saved'}")
+                since += time.perf_counter() - paused  # validating and saving are not training
         self._end()
 
     def _one_step(self, batch: Task, stop: threading.Event) -> tuple[float, float, bool]:
@@ -218,7 +216,7 @@ class _Run:
             "step": self.step,
             "best": self.best if math.isfinite(self.best) else None,
             "vectorize": self.way,
-            "training": self.t.to_dict(),
+            "settings": self.settings,
             "optimizer": {"groups": optimizer["param_groups"], "scalars": scalars},
         }
         checkpoint.write(self.out / checkpoint.LAST, self.learner, state, **tensors)
@@ -227,7 +225,9 @@ class _Run:
         """Go on from the folder's last checkpoint, or begin a run in it."""
         if not (out / checkpoint.LAST).is_file():
             if self.ranks.first:
-                atomic.write(out / RUN, json.dumps(self._origin(), indent=2))
+                atomic.write(
+                    out / RUN, json.dumps(origin(self.settings, ranks=self.ranks.world, device=self.device), indent=2)
+                )
             return
         header, tensors = checkpoint.read(out / checkpoint.LAST)
         state = header["state"]
@@ -236,7 +236,7 @@ class _Run:
                 f"{out / checkpoint.LAST} holds a learner and no state of a training to go on from: move it away, or choose "
                 "another folder"
             )
-        self._check_same(out, {"learner": header["learner"], **state["training"]})
+        check_same(out, state["settings"], self.settings, self.t)
         checkpoint.fill(self.learner, tensors, out)
         self.step, self.way = state["step"], state["vectorize"]
         self.best = math.inf if state["best"] is None else state["best"]
@@ -247,31 +247,6 @@ class _Run:
                 slots.setdefault(int(i), {})[name] = value
         self.optimizer.load_state_dict({"state": slots, "param_groups": state["optimizer"]["groups"]})
 
-    def _check_same(self, out: Path, before: dict[str, Any]) -> None:
-        now = json.loads(json.dumps({"learner": describe(self.learner), **self.t.to_dict()}))
-        free = {"log_every", "save_every"}
-        if self.t.schedule == "constant" and now["steps"] > before["steps"]:
-            free.add("steps")  # to train on
-        changed = [key for key in now if key not in free and now[key] != before.get(key)]
-        if changed:
-            what = "; ".join(f"{key} was {before.get(key)!r}, now {now[key]!r}" for key in changed)
-            raise InputError(
-                f"{out} holds a run with other settings ({what}): give the same settings to go on with it, "
-                "or choose another folder"
-            )
-
-    def _origin(self) -> dict[str, Any]:
-        return {
-            "kshot": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {self.device}",
-            "started": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "ranks": self.ranks.world,
-            "learner": describe(self.learner),
-            "training": self.t.to_dict(),
-        }
-
     def _diagnosis(self, batch: Task, loss: float, norm: float) -> str:
         culprit = ""
         for i in range(len(batch)):
@@ -280,10 +255,11 @@ class _Run:
             if not all(torch.isfinite(g).all() for g in (value, *grads) if g is not None):
                 culprit = f"[{i + self.share.start}]"
                 break
+        batch_of = f"tasks.sample({self.t.meta_batch}, kshot.seeded({self.t.seed}, {self.step}))"
+        replay = f"learner.loss({batch_of}{culprit})" if culprit else f"kshot.meta_loss(learner, {batch_of})"
         return (
-            f"the meta-loss is {loss} and the norm of its gradient {norm} at step {self.step}; replay it with "
-            f"learner.loss(tasks.sample({self.t.meta_batch}, kshot.seeded({self.t.seed}, {self.step})){culprit}); a smaller "
-            "inner or outer learning rate, or clip=, often helps"
+            f"the meta-loss is {loss} and the norm of its gradient {norm} at step {self.step}; replay it with {replay}; "
+            "a smaller inner or outer learning rate, or clip=, often helps"
         )
 
 

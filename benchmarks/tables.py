@@ -1,0 +1,128 @@
+"""The tables of README.md, made from results/*.json: nothing in them is typed. `--check` only compares.
+
+    python benchmarks/tables.py [--check]
+
+README.md holds a pair of comments for each table, <!-- table: NAME --> and <!-- end -->.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from kshot import atomic
+
+ROOT = Path(__file__).resolve().parents[1]
+Result = dict[str, Any]
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def percent(row: Result) -> str:
+    return f"{100 * row['accuracy']:.2f} ± {100 * row['interval']:.2f}"
+
+
+def source(result: Result) -> str:
+    m = result["machine"]
+    return f"\n\n<sub>{m['cpu']}, {m['cores']} cores, torch {result['versions']['torch']}; `{result['command']}`</sub>"
+
+
+def glyph_learners(r: Result) -> str:
+    rows = [
+        (
+            x["learner"],
+            percent(x) + (" *" if x["transductive"] else ""),
+            "–" if x["training seconds"] is None else f"{x['training seconds']:,}",
+            f"{x['adapt ms']:.1f}",
+            f"{x['parameters']:,}",
+        )
+        for x in sorted(r["rows"], key=lambda x: -x["accuracy"])
+    ]
+    heads = ("learner", "accuracy, %", "training, s", "to adapt, ms", "parameters")
+    return table(heads, rows) + "\n\n\\* transductive: normalizes over the query examples together" + source(r)
+
+
+def glyphs_to_omniglot(r: Result) -> str:
+    rows = [(x["test"], x["learner"], percent(x)) for x in r["rows"]]
+    return table(("test classes from", "learner", "accuracy, %"), rows) + source(r)
+
+
+def sinusoid(r: Result) -> str:
+    steps = sorted({x["steps"] for x in r["rows"]})
+    rows = []
+    for learner in dict.fromkeys(x["learner"] for x in r["rows"]):
+        found = {x["steps"]: f"{x['mse']:.3f} ± {x['interval']:.3f}" for x in r["rows"] if x["learner"] == learner}
+        rows.append((learner, *(found[s] for s in steps)))
+    return table(("squared error after", *(f"{s} steps" for s in steps)), rows) + source(r)
+
+
+def meta_gradients(r: Result) -> str:
+    worst: dict[tuple[str, str], float] = {}
+    for x in r["rows"]:
+        key = (x["learner"], x["peer"])
+        worst[key] = max(worst.get(key, 0.0), x["difference"])
+    peers = list(dict.fromkeys(peer for _, peer in worst))
+    rows = [
+        (learner, *(f"{worst[learner, peer]:.0e}" if (learner, peer) in worst else "" for peer in peers))
+        for learner in dict.fromkeys(learner for learner, _ in worst)
+    ]
+    return table(("largest difference, float64", *peers), rows) + source(r)
+
+
+def meta_step(r: Result) -> str:
+    names = list(dict.fromkeys(x["contender"] for x in r["rows"]))
+    rows = []
+    for problem in dict.fromkeys((x["problem"], x["steps"]) for x in r["rows"]):
+        found = {x["contender"]: x["median"] for x in r["rows"] if (x["problem"], x["steps"]) == problem}
+        ours = min(s for name, s in found.items() if name.startswith("kshot"))
+        peers = min(s for name, s in found.items() if not name.startswith("kshot"))
+        times = (f"{1000 * found[name]:.1f}" if name in found else "–" for name in names)
+        rows.append((problem[0], problem[1], *times, f"{peers / ours:.1f} ×"))
+    return table(("one meta-step, ms", "inner steps", *names, "best peer / kshot"), rows) + source(r)
+
+
+def sampling(r: Result) -> str:
+    rows = [(x["queries"], x["tasks_at_once"], f"{x['median']:,}") for x in r["rows"]]
+    return table(("queries a class", "tasks at once", "tasks a second"), rows) + source(r)
+
+
+TABLES: dict[str, Callable[[Result], str]] = {
+    "glyph-learners": glyph_learners,
+    "glyphs-to-omniglot": glyphs_to_omniglot,
+    "sinusoid": sinusoid,
+    "meta-gradients": meta_gradients,
+    "meta-step": meta_step,
+    "sampling": sampling,
+}
+
+
+def filled(text: str) -> str:
+    """The page with each table made anew."""
+
+    def make(match: re.Match[str]) -> str:
+        name = match[1]
+        result = json.loads((ROOT / "results" / f"{name}.json").read_text())
+        return f"<!-- table: {name} -->\n{TABLES[name](result)}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: ([\w-]+) -->.*?<!-- end -->", make, text, flags=re.DOTALL)
+
+
+def main() -> None:
+    page = ROOT / "README.md"
+    before = page.read_text()
+    after = filled(before)
+    if "--check" in sys.argv and before != after:
+        raise SystemExit("README.md does not say what results/*.json say: run `make tables`")
+    if before != after:
+        atomic.write(page, after)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""What a run was made from: kept in its run.json, and compared before it goes on."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kshot.learner import MetaLearner
+from kshot.settings import Settings, describe, describe_tasks
+from kshot.training.options import Training
+from kshot.types import InputError, TaskSource
+from kshot.version import __version__
+
+FREE = {"training.log_every", "training.save_every"}  # what may change when a run goes on
+
+
+def settings_of(learner: MetaLearner, tasks: TaskSource, training: Training) -> Settings:
+    """Learner, tasks and training, as JSON gives them back."""
+    found = {"learner": describe(learner), "tasks": describe_tasks(tasks), "training": training.to_dict()}
+    plain: Settings = json.loads(json.dumps(found))
+    return plain
+
+
+def origin(settings: Settings, **facts: object) -> dict[str, Any]:
+    """The content of run.json."""
+    return {
+        "kshot": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {facts.pop('device')}",
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+        **facts,
+        **settings,
+    }
+
+
+def check_same(out: Path, before: Settings, now: Settings, training: Training) -> None:
+    """Raise InputError unless the run in `out` was made from the same settings; it may only be made longer."""
+    was, new, free = _flat(before), _flat(now), set(FREE)
+    if training.schedule == "constant" and training.steps > was.get("training.steps", training.steps):
+        free.add("training.steps")
+    changed = [key for key in sorted(was.keys() | new.keys()) if key not in free and was.get(key) != new.get(key)]
+    if changed:
+        what = "; ".join(
+            f"{key.removeprefix('training.')} was {was.get(key)!r}, now {new.get(key)!r}" for key in changed
+        )
+        raise InputError(
+            f"{out} holds a run with other settings ({what}): give the same settings to go on with it, or choose another folder"
+        )
+
+
+def _flat(settings: Settings, path: str = "") -> Settings:
+    """Nested settings under dotted names, so that a difference is named by itself."""
+    flat: Settings = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{path}{key}.") if isinstance(value, dict) else {path + key: value}
+    return flat
