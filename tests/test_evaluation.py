@@ -1,0 +1,174 @@
+"""evaluate: against values worked out by hand, and what it must not do."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import kshot
+from kshot import Batch, InputError, MetaLearner, Task
+from kshot.evaluation import Evaluation, mean_interval, score
+from kshot.learner import mse_loss
+from kshot.models import MLP, Conv4
+from kshot.rules import SGD
+from kshot.tasks import Episodes, Glyphs, Sinusoids
+
+
+class Fixed(MetaLearner):
+    """Answers with the logits that x holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.criterion = nn.functional.cross_entropy
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def adapt(self, support: Batch) -> None:
+        return None
+
+    def predict(self, fitted: None, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+class Answers:
+    """Two-way tasks whose queries are right for `right` of 4, with confidence softmax([2, 0])."""
+
+    def __init__(self, right: list[int]) -> None:
+        self.right = torch.tensor(right)
+
+    def sample(self, n: int, generator: torch.Generator) -> Task:
+        right = self.right[torch.randint(len(self.right), (n,), generator=generator)]
+        y = (torch.arange(4) >= right[:, None]).long()  # class 0 is right, class 1 is answered wrongly
+        x = torch.tensor([2.0, 0.0]).expand(n, 4, 2)
+        support = Batch(torch.zeros(n, 2, 2), torch.arange(2).repeat(n, 1), 2)
+        return Task(support, Batch(x, y, 2))
+
+
+def test_mean_interval_and_calibration_by_hand() -> None:
+    found = kshot.evaluate(Fixed(), Answers([3, 1]), 400, curves=False)
+    values = torch.tensor(found.values)
+    assert set(found.values) == {0.25, 0.75}
+    assert found.mean == pytest.approx(float(values.mean()))
+    assert found.interval == pytest.approx(1.96 * float(values.double().std()) / 20)
+    assert found.calibration is not None
+    sure = 1 / (1 + math.exp(-2))
+    assert found.calibration.ece == pytest.approx(abs(sure - found.mean), abs=1e-6)
+    assert found.calibration.bins == [pytest.approx((sure, found.mean, 1.0), abs=1e-6)]
+
+
+def test_mean_interval_covers_the_truth_as_often_as_it_says() -> None:
+    g = torch.Generator().manual_seed(0)
+    hits = 0
+    for _ in range(400):
+        mean, half = mean_interval((torch.rand(600, generator=g) < 0.7).double().tolist())
+        hits += abs(mean - 0.7) <= half
+    assert 0.92 <= hits / 400 <= 0.98
+
+
+def test_score_of_a_trajectory_and_of_surplus_outputs() -> None:
+    query = Batch(torch.zeros(1, 2, 1), torch.tensor([[0, 1]]), 2)
+    outputs = torch.tensor(
+        [[[[1.0, 0.0, 9.0], [1.0, 0.0, 9.0]], [[1.0, 0.0, 9.0], [0.0, 1.0, 9.0]]]]
+    )  # [T, steps, Q, 3]
+    assert score(outputs, query).tolist() == [[0.5, 1.0]]  # the third output is of no class of this task
+    values = Batch(torch.zeros(1, 2, 1), torch.tensor([[[1.0], [3.0]]]))
+    assert score(torch.zeros(1, 2, 1), values).tolist() == [5.0]
+
+
+def test_the_same_seed_gives_the_same_tasks_to_any_learner() -> None:
+    seen: dict[str, list[Task]] = {"a": [], "b": []}
+
+    class Spy(Sinusoids):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def sample(self, n: int, generator: torch.Generator) -> Task:
+            tasks = super().sample(n, generator)
+            seen[self.name].append(tasks)
+            return tasks
+
+    for name, lr in (("a", 0.01), ("b", 0.1)):
+        learner = kshot.MAML(MLP(1, (4,), 1), loss=mse_loss, rule=SGD(lr))
+        kshot.evaluate(learner, Spy(name), 45, seed=3, curves=False)
+    assert all(torch.equal(a.query.y, b.query.y) for a, b in zip(seen["a"], seen["b"], strict=True))
+
+
+def test_fewer_episodes_are_the_first_of_more() -> None:
+    learner, tasks = kshot.NearestCentroid(), Glyphs("test", classes=20)
+    few, many = (kshot.evaluate(learner, tasks, n, curves=False) for n in (30, 70))
+    assert many.values[:30] == few.values
+
+
+def test_nothing_is_trained_and_no_graph_grows() -> None:
+    learner = kshot.MAML(MLP(1, (4,), 1), loss=mse_loss, rule=SGD(0.01), steps=2)
+    before = {name: t.clone() for name, t in learner.state_dict().items()}
+    state = torch.random.get_rng_state()
+    learner.train()
+    kshot.evaluate(learner, Sinusoids(), 40)
+    gc.collect()
+    tensors = sum(isinstance(o, Tensor) for o in gc.get_objects())
+    for _ in range(3):
+        kshot.evaluate(learner, Sinusoids(), 40)
+    gc.collect()
+    assert sum(isinstance(o, Tensor) for o in gc.get_objects()) <= tensors
+    assert learner.training
+    assert all(p.grad is None for p in learner.parameters())
+    assert all(torch.equal(t, before[name]) for name, t in learner.state_dict().items())
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_curves_over_steps_and_shots() -> None:
+    learner = kshot.MAML(MLP(1, (40, 40), 1), loss=mse_loss, rule=SGD(0.01), steps=1)
+    kshot.fit(learner, Sinusoids(), steps=300, meta_batch=8, progress=False, vectorize="vmap")
+    found = kshot.evaluate(learner, Sinusoids(10, 20), 100, curve_steps=5)
+    assert found.steps_curve is not None
+    assert [p.at for p in found.steps_curve] == list(range(6))
+    assert found.steps_curve[1].mean == pytest.approx(found.mean)  # the same hundred tasks, after the one step
+    assert found.shots_curve is not None
+    shots = {p.at: p.mean for p in found.shots_curve}
+    assert shots[20] < shots[1]
+    assert found.adapt_ms > 0
+
+
+def test_a_learner_without_steps_has_no_steps_curve_and_shots_end_with_the_examples() -> None:
+    found = kshot.evaluate(kshot.NearestCentroid(), Glyphs("test", classes=20, examples=20, queries=15), 40)
+    assert found.steps_curve is None
+    assert found.shots_curve is not None
+    assert [p.at for p in found.shots_curve] == [1, 2, 3, 5]  # twenty examples less fifteen queries
+
+
+def test_classes_of_the_training_are_refused_under_any_name() -> None:
+    x = torch.randn(60, 4)
+    y = torch.arange(6).repeat(10)
+    learner = kshot.ProtoNet(MLP(4, (8,)))
+    kshot.fit(learner, Episodes((x, y), 3, 1, 2), steps=2, meta_batch=2, progress=False)
+    renamed = Episodes((x, [f"class {c}" for c in y.tolist()]), 3, 1, 2)
+    with pytest.raises(InputError, match=r"6 of the 6 classes .* trained on"):
+        kshot.evaluate(learner, renamed, 10)
+    kshot.evaluate(learner, renamed, 10, allow_seen=True)
+    kshot.evaluate(learner, Episodes((torch.randn(60, 4), y), 3, 1, 2), 10)
+
+
+def test_transduction_is_said() -> None:
+    tasks = Glyphs("test", classes=10, size=16)
+    for norm, transductive in (("batch", True), ("group", False)):
+        learner = kshot.ProtoNet(Conv4(width=4, size=16, norm=norm))  # type: ignore[arg-type]
+        found = kshot.evaluate(learner, tasks, 4, curves=False)
+        assert found.transductive == transductive
+        assert ("transductive" in str(found)) == transductive
+
+
+def test_an_evaluation_survives_json() -> None:
+    found = kshot.evaluate(kshot.NearestCentroid(), Glyphs("test", classes=20), 20)
+    assert Evaluation.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+def test_variable_ways_and_shots() -> None:
+    tasks = Glyphs("test", ways=(3, 8), shots=(1, 4), queries=2, classes=20, balanced=False)
+    found = kshot.evaluate(kshot.NearestCentroid(), tasks, 60, curves=False)
+    assert 1 / 3 < found.mean < 1

@@ -1,0 +1,33 @@
+"""The README says what results/*.json say."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
+assert spec is not None
+assert spec.loader is not None
+tables = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tables)
+
+
+def test_the_tables_are_those_of_the_results() -> None:
+    page = (ROOT / "README.md").read_text()
+    assert tables.filled(page) == page, "run `make tables`"
+    for name in tables.TABLES:
+        assert f"<!-- table: {name} -->" in page
+
+
+def test_a_changed_result_would_be_noticed() -> None:
+    page = (ROOT / "README.md").read_text()
+    number = json.loads((ROOT / "results" / "sinusoid.json").read_text())["rows"][1]["mse"]
+    assert f"{number:.3f}" in page
+    assert tables.filled(page.replace(f"{number:.3f}", "0.001")) == page
+
+
+def test_every_result_that_has_a_target_met_it() -> None:
+    for path in (ROOT / "results").glob("*.json"):
+        assert json.loads(path.read_text()).get("passed", True), path.name
