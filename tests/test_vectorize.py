@@ -1,0 +1,67 @@
+"""Batching over tasks: the choice is measured once, remembered, and changes no number."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import kshot
+from kshot import meta_loss, vectorize
+from kshot.models import MLP
+from kshot.rules import SGD
+from kshot.vectorize import choose, meta_backward
+from tests.conftest import classification
+
+
+def maml() -> kshot.MAML:
+    return kshot.MAML(MLP(4, (8,), 3), rule=SGD(0.1)).double()
+
+
+def test_auto_measures_once_for_each_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+    measure = vectorize._measure
+    monkeypatch.setattr(vectorize, "_measure", lambda *a: measured.append(1) or measure(*a))
+    learner = maml()
+    for tasks in (classification(), classification(seed=1), classification(tasks=5), classification()):
+        meta_loss(learner, tasks)
+    assert len(measured) == 2
+    meta_loss(maml(), classification())
+    assert len(measured) == 3  # another learner, another choice
+
+
+def test_auto_takes_the_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    for seconds, wanted in (({"vmap": 0.5, "loop": 0.1}, "vmap"), ({"vmap": 0.9, "loop": 0.1}, "loop")):
+        monkeypatch.setattr(vectorize, "_seconds", lambda learner, tasks, way, s=seconds: s[way])
+        assert choose(maml(), classification(tasks=32)) == wanted  # the loop was measured on 4 of 32 tasks
+
+
+@pytest.mark.parametrize("way", ["loop", "vmap", 2])
+def test_backward_piece_by_piece_is_the_backward_of_the_mean(way: vectorize.Way) -> None:
+    learner, tasks = maml(), classification(tasks=5)
+    value = meta_loss(learner, tasks, way)
+    value.backward()
+    wanted = [p.grad.clone() for p in learner.parameters() if p.grad is not None]
+    learner.zero_grad()
+    assert float(meta_backward(learner, tasks, way)) == pytest.approx(float(value.detach()), rel=1e-12)
+    for p, g in zip(learner.parameters(), wanted, strict=True):
+        torch.testing.assert_close(p.grad, g, rtol=1e-12, atol=1e-12)
+
+
+def test_measuring_does_not_shift_the_random_numbers() -> None:
+    learner = kshot.MAML(
+        torch.nn.Sequential(MLP(4, (8,)), torch.nn.Dropout(0.5), torch.nn.Linear(8, 3)), rule=SGD(0.1)
+    ).double()
+    torch.manual_seed(1)
+    state = torch.random.get_rng_state()
+    choose(learner, classification())
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_tasks_are_counted_cut_and_moved() -> None:
+    tasks = classification(tasks=5)
+    assert len(tasks) == 5
+    assert len(tasks[1:3]) == 2
+    assert tasks[0].support.x.shape == tasks.support.x.shape[1:]
+    moved = tasks.to("meta")
+    assert moved.query.y.device.type == "meta"
+    assert moved.support.ways == 3
