@@ -141,6 +141,12 @@ def adapt(
     invert = _inverted(run)
     classes = from_folder(support, size=size, channels=channels, invert=invert)
     files, images = images_below(query, size=size, channels=channels, invert=invert)
+    most = getattr(getattr(learner, "model", None), "outputs", None)
+    if isinstance(most, int) and most < len(classes):
+        raise InputError(
+            f"{run} tells {most} classes apart and {support} has {len(classes)}: use fewer classes, or a learner that takes any "
+            "number, such as protonet"
+        )
     together = len(files) if learner.transductive else 200
     with torch.no_grad():
         x = classes.storage.read(classes.order)
@@ -148,11 +154,6 @@ def adapt(
         fitted = learner.adapt(Batch(x, y, len(classes)))
         logits = torch.cat(
             [learner.predict(fitted, images.read(i)) for i in torch.split(torch.arange(len(files)), together)]
-        )
-    if logits.shape[1] < len(classes):
-        raise InputError(
-            f"{run} tells {logits.shape[1]} classes apart and {support} has {len(classes)}: use fewer, or a learner such as "
-            "protonet that takes any number"
         )
     chances = logits[:, : len(classes)].softmax(-1)
     atomic.write(
