@@ -14,7 +14,7 @@ The hazards of running somebody's unmodified module live here and nowhere else:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from kshot.types import Batch, InputError, is_concrete
+from kshot.types import Batch, InputError, inside_transform, is_concrete
 
 Params = dict[str, Tensor]
 BatchNormPolicy = Literal["batch", "running"] | None
@@ -145,7 +145,7 @@ def _no_fused_encoder() -> Iterator[None]:
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
     """Inside, what is computed can be differentiated twice, also under vmap."""
-    with sdpa_kernel(SDPBackend.MATH), _AffineApart():
+    with sdpa_kernel(SDPBackend.MATH), _AffineApart() if inside_transform() else nullcontext():
         yield
 
 

@@ -155,6 +155,11 @@ def check_task(task: Task, *, axes: int = 0) -> None:
     _check_every_class_present(task.support)
 
 
+def inside_transform() -> bool:
+    """Whether this runs inside vmap or torch.func.grad."""
+    return torch._C._functorch.maybe_current_level() is not None
+
+
 def is_concrete(batch: Batch) -> bool:
     """Whether the values can be looked at: not inside vmap, grad or compile."""
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
