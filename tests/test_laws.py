@@ -37,6 +37,12 @@ def conv(outputs: int | None = 3, **choices: object) -> nn.Module:
     return Conv4(outputs, width=3, size=16, **choices)  # type: ignore[arg-type]
 
 
+def frozen_body() -> nn.Module:
+    model = mlp()
+    model.body.requires_grad_(False)  # type: ignore[union-attr]
+    return model
+
+
 @dataclass(frozen=True)
 class Case:
     """learner: its name in the table; claim: what its meta-gradient is; task: the tasks it is tried on."""
@@ -69,6 +75,7 @@ CASES = {
     ),
     "maml-learned-rates": Case("maml", lambda: kshot.MAML(mlp(), rule=SGD(0.1, learn="tensor-step"), steps=2)),
     "maml-meta-sgd": Case("maml", lambda: kshot.MAML(mlp(), rule=SGD(0.1, learn="parameter"))),
+    "maml-frozen-body": Case("maml", lambda: kshot.MAML(frozen_body(), rule=SGD(0.1, learn="tensor"), steps=2)),
     "fomaml": Case("fomaml", lambda: kshot.FOMAML(mlp(), rule=SGD(0.1), steps=3), "first-order"),
     "fomaml-conv": Case("fomaml", lambda: kshot.FOMAML(conv(), rule=SGD(0.1), steps=2), "first-order", IMAGE),
     "anil": Case("anil", lambda: kshot.ANIL(mlp(), rule=SGD(0.1), steps=3)),
@@ -318,6 +325,8 @@ def test_saved_and_loaded_it_predicts_the_same(case: Case, tmp_path) -> None:  #
     given = {"distance": torch_manhattan} if getattr(learner, "distance", None) is torch_manhattan else {}
     loaded = kshot.load(tmp_path / "learner.safetensors", **given)
     assert type(loaded) is type(learner)
+    trained = [[n for n, p in x.named_parameters() if p.requires_grad] for x in (loaded, learner)]
+    assert trained[0] == trained[1]
     assert (loaded.seen, loaded.features) == (learner.seen, learner.features)
     assert loaded.state_dict().keys() == learner.state_dict().keys()
     with torch.no_grad():

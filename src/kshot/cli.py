@@ -92,7 +92,9 @@ def train(
         text = recipes.to_toml(chosen.settings)
         if ranks.first and not (folder / checkpoint.LAST).is_file():
             atomic.write(folder / RECIPE, text)
-        training.fit(learner, tasks, validate=val, out=folder, tensorboard=tensorboard, **chosen.training)
+        training.fit(
+            learner, tasks, validate=val, out=folder, tensorboard=tensorboard, **{"device": "auto", **chosen.training}
+        )
         if ranks.first:
             atomic.write(folder / RECIPE, text)  # a run that was gone on with may have become longer
             out.print(f"trained in {time.perf_counter() - start:.0f} s, kept in [bold]{folder}[/]")
@@ -111,7 +113,7 @@ def evaluate_run(
 ) -> None:
     """Measure a run's best learner on tasks of classes that it has never seen, with a 95 % interval.
 
-    For example with more ways: kshot evaluate RUN --set tasks.test.ways=20
+    For example with more shots: kshot evaluate RUN --set tasks.test.shots=5
     """
     recipe = _recipe(run, change)
     found = _evaluate(run, training.load(run), recipe, recipe.episodes if episodes is None else episodes, seed)

@@ -94,7 +94,7 @@ def evaluate(
     progress: called with (tasks done, tasks in all).
     """
     check_learner(learner)
-    if episodes < 2:
+    if not isinstance(episodes, int) or episodes < 2:
         raise InputError(f"episodes={episodes}: an interval needs at least 2 tasks, papers use 600 or more")
     if not allow_seen:
         refuse_seen_classes(learner, tasks)
@@ -173,9 +173,10 @@ def _outputs(
     """Batches of tasks, and the function of each task stacked."""
     device = _device(learner)
     way: Way | None = None
-    for i, start in enumerate(range(0, episodes, TASKS_AT_ONCE)):
-        part = slice(0, min(TASKS_AT_ONCE, episodes - start))
-        batch = draw(tasks, TASKS_AT_ONCE, seeded(seed, i), part).to(device)
+    together = 1 if getattr(tasks, "varies", False) else TASKS_AT_ONCE  # an interval needs independent tasks
+    for i, start in enumerate(range(0, episodes, together)):
+        part = slice(0, min(together, episodes - start))
+        batch = draw(tasks, together, seeded(seed, i), part).to(device)
         if way is None:
             way = choose(learner, batch)
         else:

@@ -23,7 +23,11 @@ def mse_loss(outputs: Tensor, y: Tensor) -> Tensor:
 LOSSES: dict[str, Criterion] = {"cross_entropy": F.cross_entropy, "mse": mse_loss}
 
 
-def named_loss(name: str) -> Criterion:
+def named_loss(loss: Criterion | str) -> Criterion:
+    """The loss of a name; a function stays what it is, but for F.mse_loss, which not every mode can differentiate."""
+    if callable(loss):
+        return mse_loss if loss is F.mse_loss else loss
+    name = loss
     if name not in LOSSES:
         raise InputError(
             f"loss {name!r} is not known: choose one of {', '.join(LOSSES)}, or give a function (outputs, y)"

@@ -6,6 +6,7 @@ One convention makes it work: a constructor keeps each argument as an attribute 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import inspect
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -117,10 +118,11 @@ def describe(thing: nn.Module) -> Settings:
 
 
 def describe_tasks(source: Any) -> Settings:
-    """A source's class, its plain public attributes, and how many classes it shows: enough to tell two sources apart."""
+    """A source's class, its plain public attributes, and which classes it shows: enough to tell two sources apart."""
     own = getattr(source, "__dict__", {})
     plain = {k: v for k, v in own.items() if not k.startswith("_") and _is_plain(v)}
-    return {"source": type(source).__name__, "classes": len(identities(source)), **plain}
+    which = hashlib.blake2b("".join(sorted(identities(source))).encode(), digest_size=6).hexdigest()
+    return {"source": type(source).__name__, "classes": len(identities(source)), "which": which, **plain}
 
 
 def _is_plain(value: Any) -> bool:

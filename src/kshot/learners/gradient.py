@@ -57,12 +57,14 @@ class GradientLearner(MetaLearner):
                 raise InputError(f"{name}={count!r}: a gradient learner needs a whole number of at least 1")
         if rule is not None and not isinstance(rule, Rule):
             raise InputError(f"rule={rule!r} is not an inner rule: give one, such as kshot.rules.SGD(lr=0.1)")
-        self.criterion = named_loss(loss) if not callable(loss) else loss
+        self.criterion = named_loss(loss)
         self.model, self.rule = model, rule if rule is not None else SGD(lr=0.01)
         self.steps, self.eval_steps = steps, eval_steps
         self.adapted = adapted if isinstance(adapted, str) else list(adapted)
         self.hypergradient, self.batch_norm, self.allow_unused = hypergradient, batch_norm, allow_unused
         self._all_used = allow_unused
+        if not all(p.requires_grad for p in model.parameters()):
+            self.adapted = list(self.start())  # by name, so that a saved learner still knows which ones were frozen
         self.rule.prepare(self.start(), steps)
 
     def start(self) -> Params:
@@ -85,6 +87,8 @@ class GradientLearner(MetaLearner):
             part = support[step % minibatches :: minibatches]
             return self.judge(self.predict(params, part.x), part)
 
+        if minibatches > len(support):
+            raise InputError(f"minibatches={minibatches} of {len(support)} examples: some would be empty, lower it")
         start = self.start()
         if not self._all_used and is_concrete(support):
             self._check_all_used(objective, start)

@@ -17,7 +17,6 @@ from kshot.functional import (
     uses_batch_statistics,
 )
 from kshot.learner import MetaLearner
-from kshot.models import Raw
 from kshot.types import Batch, InputError, check_support
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # ([Q, 1, D], [1, N, D]) -> [Q, N]
@@ -43,9 +42,10 @@ def class_means(embedded: Tensor, y: Tensor, ways: int) -> Tensor:
 class _PrototypeLearner(MetaLearner):
     """Embeds with `encoder`, one prototype a class, logits = −distance / temperature."""
 
-    def __init__(self, encoder: nn.Module, distance: str | Distance, batch_norm: BatchNormPolicy) -> None:
+    def __init__(self, encoder: nn.Module | None, distance: str | Distance, batch_norm: BatchNormPolicy) -> None:
         super().__init__()
-        check_batch_norm(encoder, batch_norm)
+        if encoder is not None:
+            check_batch_norm(encoder, batch_norm)
         if isinstance(distance, str) and distance not in DISTANCES:
             raise InputError(
                 f"distance={distance!r} is not known: choose {' or '.join(DISTANCES)}, or give a function "
@@ -69,7 +69,7 @@ class _PrototypeLearner(MetaLearner):
 
     def embed(self, x: Tensor) -> Tensor:
         """x [S, *features] -> [S, D]."""
-        return call(self.encoder, {}, x, self.batch_norm).flatten(1)
+        return (x if self.encoder is None else call(self.encoder, {}, x, self.batch_norm)).flatten(1)
 
     def scale(self) -> Tensor | float:
         """One over the temperature."""
@@ -77,7 +77,7 @@ class _PrototypeLearner(MetaLearner):
 
     @property
     def transductive(self) -> bool:
-        return uses_batch_statistics(self.encoder, self.batch_norm)
+        return self.encoder is not None and uses_batch_statistics(self.encoder, self.batch_norm)
 
 
 class ProtoNet(_PrototypeLearner):
@@ -126,8 +126,9 @@ class NearestCentroid(_PrototypeLearner):
         distance: Literal["euclidean", "cosine"] | Distance = "euclidean",
         batch_norm: BatchNormPolicy = None,
     ) -> None:
-        super().__init__(Raw() if encoder is None else encoder, distance, batch_norm)
-        self.encoder.requires_grad_(False)
+        super().__init__(encoder, distance, batch_norm)
+        if encoder is not None:
+            encoder.requires_grad_(False)
 
     def embed(self, x: Tensor) -> Tensor:
         return super().embed(x).detach()

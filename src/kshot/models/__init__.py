@@ -6,11 +6,6 @@ from kshot.models.conv4 import Conv4
 from kshot.models.mlp import MLP
 from kshot.models.resnet12 import ResNet12
 
+MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "conv4": Conv4, "resnet12": ResNet12}
 
-class Raw(nn.Flatten):
-    """No model at all: the inputs as they are, in one row an example."""
-
-
-MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "conv4": Conv4, "resnet12": ResNet12, "raw": Raw}
-
-__all__ = ["MLP", "MODELS", "Conv4", "Raw", "ResNet12"]
+__all__ = ["MLP", "MODELS", "Conv4", "ResNet12"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-Params = dict[str, Tensor]
+from kshot.functional import Params
 
 
 class Rule(nn.Module, ABC):

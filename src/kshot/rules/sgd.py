@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kshot.rules.rule import Params, Rule
+from kshot.functional import Params
+from kshot.rules.rule import Rule
 from kshot.types import InputError
 
 Learn = Literal["one", "tensor", "parameter", "step", "tensor-step"] | None

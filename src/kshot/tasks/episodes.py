@@ -72,9 +72,16 @@ class Episodes:
     def identities(self) -> frozenset[str]:
         return self.data.identities
 
+    @property
+    def varies(self) -> bool:
+        """Whether batches of tasks differ in ways, shots or queries: tasks of one batch are then no independent draws."""
+        return any(low != high for low, high in (self._ways, self._shots, self._queries))
+
     def with_shots(self, shots: int) -> Episodes:
         """The same tasks with another number of examples to learn from."""
-        return Episodes(self.data, self.ways, shots, self.queries, small_classes=self.small_classes)
+        return Episodes(
+            self.data, self.ways, shots, self.queries
+        )  # an error where classes are too small: a curve ends there
 
     def sample(self, n: int, generator: torch.Generator) -> Task:
         return self.read(self.plan(n, generator))

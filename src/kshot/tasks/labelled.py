@@ -140,6 +140,10 @@ class Labelled:
                 if unknown
                 else "an empty list of classes was asked for: name at least one"
             )
+        if len(set(classes)) < len(classes):
+            raise InputError(
+                f"{len(classes) - len(set(classes))} of the classes asked for are named twice: name each once"
+            )
         chosen = torch.tensor([number[c] if isinstance(c, str) else c for c in classes])
         return replace(
             self,

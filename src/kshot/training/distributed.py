@@ -61,9 +61,9 @@ class Ranks:
         if self.world == 1:
             return list(scalars)
         grads = [p.grad for p in parameters if p.grad is not None]
+        device = grads[0].device if grads else torch.device("cpu")
         flat = torch.cat(
-            [g.reshape(-1).double() for g in grads]
-            + [torch.tensor(scalars, dtype=torch.float64, device=grads[0].device)]
+            [g.reshape(-1).double() for g in grads] + [torch.tensor(scalars, dtype=torch.float64, device=device)]
         )
         with _naming_the_lost():
             dist.all_reduce(flat)
@@ -87,6 +87,9 @@ def process_group() -> Iterator[Ranks]:
             dist.init_process_group(backend, store=attempt, rank=rank, world_size=world)
     try:
         yield Ranks()
+        if joining:
+            with _naming_the_lost():
+                dist.barrier()  # the ranks leave together: torch may abort in one whose peer has gone before it
     finally:
         if joining:
             dist.destroy_process_group()

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from kshot import atomic
-from kshot.evaluation import evaluate
+from kshot.evaluation import evaluate, refuse_seen_classes
 from kshot.learner import MetaLearner, check_learner
 from kshot.settings import suggestion
 from kshot.training import checkpoint
@@ -60,11 +60,15 @@ def fit(
     optimizer ('adam', 'adamw', 'sgd', or a function of the parameters), lr (0.001), weight_decay (0).
     schedule ('constant', 'cosine', 'linear'), warmup (0 steps), clip (None: the largest norm of the meta-gradient).
     precision: 'fp32', or 'bf16-mixed' for autocast. vectorize: as in meta_loss.
+    device: None where the learner is, 'auto' a GPU if there is one (under torchrun each rank its own), or 'cuda:1' and so on.
     """
     unknown = [name for name in settings if name not in Training.__dataclass_fields__]
     if unknown:
         raise InputError(f"fit has no setting {unknown[0]!r}: {suggestion(unknown[0], Training.__dataclass_fields__)}")
     check_learner(learner)
+    training = Training(**settings)
+    if training.device is not None:
+        learner.to(training.torch_device())
     trained = [p for p in learner.parameters() if p.requires_grad]
     if not trained:
         raise InputError(
@@ -75,10 +79,10 @@ def fit(
             f"{len(identities(tasks) & identities(validate))} classes are in both the training and the validation tasks: "
             "split by class, for instance with Labelled.split"
         )
+    if validate is not None:
+        refuse_seen_classes(learner, validate)
     with process_group() as ranks, torch.random.fork_rng():
-        run = _Run(
-            learner, trained, tasks, validate, Training(**settings), Path(out) if out is not None else None, ranks
-        )
+        run = _Run(learner, trained, tasks, validate, training, Path(out) if out is not None else None, ranks)
         run.train(progress, tensorboard)
     return learner
 
@@ -103,11 +107,12 @@ class _Run:
         self.optimizer = training.make_optimizer(trained)
         self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
         self.step, self.best = 0, math.inf
+        self.losses: list[float] = []  # since the last line of the log
         self.best_weights: dict[str, torch.Tensor] = {}
         self.way: Way | None = None
         ranks.same_start(learner)
         learner.seen = learner.seen | identities(tasks)
-        self.settings = settings_of(learner, tasks, training)
+        self.settings = settings_of(learner, tasks, validate, training)
         if out is not None:
             self._open_folder(out)
 
@@ -116,17 +121,17 @@ class _Run:
         self.learner.train()
         writers = Writers(self.out, t.steps, self.step, show=show, tensorboard=tensorboard, active=self.ranks.first)
         with writers, _stop_signals() as stop:
-            losses, since = [], time.perf_counter()
+            since = time.perf_counter()
             for batch in self._batches():
                 loss, norm, stopped = self._one_step(batch, stop)
-                losses.append(loss)
+                self.losses.append(loss)
                 writers.advance(self.step)
                 if self.step % t.every("log_every", 200) == 0 or self.step == t.steps:
                     seconds, lr = time.perf_counter() - since, self.optimizer.param_groups[0]["lr"]
-                    rate = len(losses) * t.meta_batch / seconds
-                    mean = sum(losses) / len(losses)
+                    rate = len(self.losses) * t.meta_batch / seconds
+                    mean = sum(self.losses) / len(self.losses)
                     writers.log(self.step, loss=mean, grad_norm=norm, lr=lr, tasks_per_s=round(rate, 1))
-                    losses, since = [], time.perf_counter()
+                    self.losses, since = [], time.perf_counter()
                 paused = time.perf_counter()
                 due = self.step % t.every("validate_every", 10) == 0 or self.step == t.steps
                 if due and self.validate is not None and self.ranks.first:
@@ -196,7 +201,7 @@ class _Run:
         """The best learner, by validation, is the one that stays."""
         if self.validate is not None:
             self.ranks.agree(None)  # all wait for the first, which validates and writes
-            if self.out is not None:
+            if self.out is not None and (self.out / checkpoint.BEST).is_file():  # not if no validation was finite
                 checkpoint.fill(self.learner, checkpoint.read(self.out / checkpoint.BEST)[1], self.out)
             elif self.best_weights:
                 self.learner.load_state_dict(self.best_weights)
@@ -214,6 +219,7 @@ class _Run:
                 (tensors if isinstance(value, torch.Tensor) else scalars)[f"optimizer.{i}.{name}"] = value
         state = {
             "step": self.step,
+            "losses": self.losses,
             "best": self.best if math.isfinite(self.best) else None,
             "vectorize": self.way,
             "settings": self.settings,
@@ -238,7 +244,7 @@ class _Run:
             )
         check_same(out, state["settings"], self.settings, self.t)
         checkpoint.fill(self.learner, tensors, out)
-        self.step, self.way = state["step"], state["vectorize"]
+        self.step, self.way, self.losses = state["step"], state["vectorize"], state["losses"]
         self.best = math.inf if state["best"] is None else state["best"]
         slots: dict[int, dict[str, Any]] = {}
         for key, value in {**tensors, **state["optimizer"]["scalars"]}.items():
@@ -250,7 +256,8 @@ class _Run:
     def _diagnosis(self, batch: Task, loss: float, norm: float) -> str:
         culprit = ""
         for i in range(len(batch)):
-            value = self.learner.loss(batch[i])
+            with self._autocast():
+                value = self.learner.loss(batch[i])
             grads = torch.autograd.grad(value, self.trained, allow_unused=True)
             if not all(torch.isfinite(g).all() for g in (value, *grads) if g is not None):
                 culprit = f"[{i + self.share.start}]"

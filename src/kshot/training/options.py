@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -42,6 +43,7 @@ class Training:
     validate_episodes: int = 200
     save_every: int | None = None
     log_every: int | None = None
+    device: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "meta_batch", "validate_episodes", "validate_every", "save_every", "log_every"):
@@ -81,6 +83,11 @@ class Training:
             return (step + 1) / self.warmup
         done = (step - self.warmup) / (self.steps - self.warmup)
         return {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[self.schedule]
+
+    def torch_device(self) -> torch.device:
+        if self.device == "auto" and torch.cuda.is_available():
+            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        return torch.device("cpu" if self.device in (None, "auto") else str(self.device))
 
     def make_optimizer(self, parameters: list[nn.Parameter]) -> Optimizer:
         if not isinstance(self.optimizer, str):

@@ -16,12 +16,17 @@ from kshot.training.options import Training
 from kshot.types import InputError, TaskSource
 from kshot.version import __version__
 
-FREE = {"training.log_every", "training.save_every"}  # what may change when a run goes on
+FREE = {"training.log_every", "training.save_every", "training.device"}  # what may change when a run goes on
 
 
-def settings_of(learner: MetaLearner, tasks: TaskSource, training: Training) -> Settings:
+def settings_of(learner: MetaLearner, tasks: TaskSource, validate: TaskSource | None, training: Training) -> Settings:
     """Learner, tasks and training, as JSON gives them back."""
-    found = {"learner": describe(learner), "tasks": describe_tasks(tasks), "training": training.to_dict()}
+    found = {
+        "learner": describe(learner),
+        "tasks": describe_tasks(tasks),
+        "validate": None if validate is None else describe_tasks(validate),
+        "training": training.to_dict(),
+    }
     plain: Settings = json.loads(json.dumps(found))
     return plain
 
