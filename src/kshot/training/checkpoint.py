@@ -8,7 +8,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from kshot import atomic
@@ -92,15 +92,14 @@ def write(path: Path, learner: MetaLearner, state: dict[str, Any] | None = None,
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(header, tensors) of a file that `write` wrote."""
     try:
-        with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {})["kshot"])
-            if header["format"] > FORMAT:
-                raise InputError(
-                    f"{path} was written by a newer kshot (format {header['format']}): pip install -U kshot"
-                )
-            if missing := KEYS - header.keys():
-                raise KeyError(min(missing))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        data = path.read_bytes()  # at once: a run that is still training may replace the file at any moment
+        tensors = safetensors.torch.load(data)
+        size = int.from_bytes(data[:8], "little")
+        header = json.loads(json.loads(data[8 : 8 + size]).get("__metadata__", {})["kshot"])
+        if header["format"] > FORMAT:
+            raise InputError(f"{path} was written by a newer kshot (format {header['format']}): pip install -U kshot")
+        if missing := KEYS - header.keys():
+            raise KeyError(min(missing))
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError, OSError) as error:
         foreign = isinstance(error, KeyError | TypeError)
         kind = "is not a learner saved by kshot" if foreign else "is damaged or not a safetensors file"
