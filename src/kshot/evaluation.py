@@ -134,10 +134,12 @@ def _evaluate(
     def path(task: Task) -> Tensor:
         return torch.stack([learner.predict(f, task.query.x) for f in learner.trajectory(task.support, curve_steps)])
 
+    # Settled once, for the curves too: measuring costs more than a few tasks in the slower way.
+    way = choose(learner, draw(tasks, TASKS_AT_ONCE, seeded(seed, 0)).to(_device(learner)))
     values: list[float] = []
     confidence: list[tuple[Tensor, Tensor]] = []
     ways = None
-    for batch, out in _outputs(learner, tasks, outputs, episodes, seed):
+    for batch, out in _outputs(learner, tasks, outputs, episodes, seed, way):
         values += score(out, batch.query).tolist()
         ways = batch.query.ways
         if ways is not None:
@@ -148,7 +150,7 @@ def _evaluate(
 
     steps_curve = None
     if curves and len(learner.trajectory(_one(learner, tasks, seed).support, 1)) > 1:
-        scores = [score(out, b.query) for b, out in _outputs(learner, tasks, path, curve_episodes, seed)]
+        scores = [score(out, b.query) for b, out in _outputs(learner, tasks, path, curve_episodes, seed, way)]
         steps_curve = [_point(at, column) for at, column in enumerate(torch.cat(scores).T)]  # [steps + 1, T]
 
     mean, interval = mean_interval(values)
@@ -163,24 +165,20 @@ def _evaluate(
         adapt_ms=_adapt_ms(learner, _one(learner, tasks, seed).support),
         calibration=None if ways is None else _calibration(confidence),
         steps_curve=steps_curve,
-        shots_curve=_shots_curve(learner, tasks, outputs, curve_episodes, seed) if curves else None,
+        shots_curve=_shots_curve(learner, tasks, outputs, curve_episodes, seed, way) if curves else None,
     )
 
 
 def _outputs(
-    learner: MetaLearner, tasks: TaskSource, function: Callable[[Task], Tensor], episodes: int, seed: int
+    learner: MetaLearner, tasks: TaskSource, function: Callable[[Task], Tensor], episodes: int, seed: int, way: Way
 ) -> Iterator[tuple[Task, Tensor]]:
     """Batches of tasks, and the function of each task stacked."""
     device = _device(learner)
-    way: Way | None = None
     together = 1 if getattr(tasks, "varies", False) else TASKS_AT_ONCE  # an interval needs independent tasks
     for i, start in enumerate(range(0, episodes, together)):
         part = slice(0, min(together, episodes - start))
         batch = draw(tasks, together, seeded(seed, i), part).to(device)
-        if way is None:
-            way = choose(learner, batch)
-        else:
-            check_task(batch, axes=1)
+        check_task(batch, axes=1)
         yield batch, torch.cat(list(pieces(function, batch, way)))
 
 
@@ -204,7 +202,7 @@ def _point(at: int, values: Tensor) -> Point:
 
 
 def _shots_curve(
-    learner: MetaLearner, tasks: TaskSource, outputs: Callable[[Task], Tensor], episodes: int, seed: int
+    learner: MetaLearner, tasks: TaskSource, outputs: Callable[[Task], Tensor], episodes: int, seed: int, way: Way
 ) -> list[Point] | None:
     """Against shots, as many as the source has examples for; None if it cannot be asked."""
     with_shots = getattr(tasks, "with_shots", None)
@@ -216,7 +214,7 @@ def _shots_curve(
             source = with_shots(shots)
         except InputError:  # too few examples a class for so many shots
             break
-        scores = [score(out, b.query) for b, out in _outputs(learner, source, outputs, episodes, seed)]
+        scores = [score(out, b.query) for b, out in _outputs(learner, source, outputs, episodes, seed, way)]
         points.append(_point(shots, torch.cat(scores)))
     return points or None
 

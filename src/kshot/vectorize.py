@@ -74,7 +74,7 @@ def _measure(learner: MetaLearner, tasks: Task) -> Way:
     few = tasks[: min(4, len(tasks))]
     loop = _seconds(learner, few, "loop") * len(tasks) / len(few)
     try:
-        vmap = _seconds(learner, tasks, "vmap")
+        vmap = _seconds(learner, tasks, "vmap", hopeless=3 * loop)
     except InputError:
         raise
     except Exception as error:  # whatever vmap cannot do, the loop has just done
@@ -86,8 +86,8 @@ def _measure(learner: MetaLearner, tasks: Task) -> Way:
     return "vmap" if vmap <= loop else "loop"
 
 
-def _seconds(learner: MetaLearner, tasks: Task, way: Way) -> float:
-    """Of one meta-gradient, the better of two."""
+def _seconds(learner: MetaLearner, tasks: Task, way: Way, hopeless: float = float("inf")) -> float:
+    """Of one meta-gradient, the better of two; one is enough where it is hopeless."""
     wanted = [p for p in learner.parameters() if p.requires_grad]
     best = float("inf")
     for _ in range(2):
@@ -98,4 +98,6 @@ def _seconds(learner: MetaLearner, tasks: Task, way: Way) -> float:
         if value.is_cuda:
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - start)
+        if best > hopeless:
+            break
     return best
