@@ -56,7 +56,9 @@ def main() -> None:
         recipe, out = recipes.read(name), runs / name
         kshot.fit(recipe.learner(), recipe.tasks("train"), validate=recipe.tasks("val"), out=out, **recipe.training)
         learner = kshot.load(out)
-        rows.append(row(name.removeprefix("glyphs-5w1s-"), learner, training_seconds(out, recipe.training["meta_batch"])))
+        rows.append(
+            row(name.removeprefix("glyphs-5w1s-"), learner, training_seconds(out, recipe.training["meta_batch"]))
+        )
         settings[name] = recipe.settings
     print("written to", record("glyph-learners", {"test tasks": EPISODES, "test seed": 0, **settings}, rows))
 
