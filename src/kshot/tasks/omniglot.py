@@ -97,7 +97,8 @@ def _root(root: str | Path | None) -> Path:
     if not (data := os.environ.get("KSHOT_DATA")):
         raise InputError(
             "where Omniglot lies is not known: give root='a folder', or set the environment variable KSHOT_DATA to the "
-            "folder that holds omniglot/; with download=True it is brought there (in a recipe: --set tasks.root=DIR --set tasks.download=true)"
+            "folder that holds omniglot/; with download=True it is brought there "
+            "(in a recipe: --set tasks.root=DIR --set tasks.download=true)"
         )
     return Path(data).expanduser() / "omniglot"
 
