@@ -21,7 +21,7 @@ from kshot.evaluation import evaluate, refuse_seen_classes
 from kshot.learner import MetaLearner, check_learner
 from kshot.settings import suggestion
 from kshot.training import checkpoint
-from kshot.training.distributed import Ranks, process_group
+from kshot.training.distributed import RankLost, Ranks, process_group
 from kshot.training.options import Training
 from kshot.training.origin import check_same, origin, settings_of
 from kshot.training.progress import Writers
@@ -283,9 +283,12 @@ def _stop_signals() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
+    except RankLost:
+        before[signal.SIGTERM] = signal.SIG_IGN  # torchrun sends it at once to those that are left: first they say why
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
