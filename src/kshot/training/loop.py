@@ -121,17 +121,17 @@ class _Run:
         self.learner.train()
         writers = Writers(self.out, t.steps, self.step, show=show, tensorboard=tensorboard, active=self.ranks.first)
         with writers, _stop_signals() as stop:
-            since = time.perf_counter()
+            since, first = time.perf_counter(), self.step
             for batch in self._batches():
                 loss, norm, stopped = self._one_step(batch, stop)
                 self.losses.append(loss)
                 writers.advance(self.step)
                 if self.step % t.every("log_every", 200) == 0 or self.step == t.steps:
                     seconds, lr = time.perf_counter() - since, self.optimizer.param_groups[0]["lr"]
-                    rate = len(self.losses) * t.meta_batch / seconds
+                    rate = (self.step - first) * t.meta_batch / seconds
                     mean = sum(self.losses) / len(self.losses)
                     writers.log(self.step, loss=mean, grad_norm=norm, lr=lr, tasks_per_s=round(rate, 1))
-                    self.losses, since = [], time.perf_counter()
+                    self.losses, since, first = [], time.perf_counter(), self.step
                 paused = time.perf_counter()
                 due = self.step % t.every("validate_every", 10) == 0 or self.step == t.steps
                 if due and self.validate is not None and self.ranks.first:
