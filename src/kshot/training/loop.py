@@ -155,6 +155,7 @@ class _Run:
         for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
             group["lr"] = lr * t.lr_factor(self.step)
         self.optimizer.zero_grad()
+        self.learner.progress = self.step / t.steps
         with self._autocast():
             value = meta_backward(self.learner, batch, self.way, t.meta_batch)
         loss, stops = self.ranks.sum_gradients(self.trained, float(value), float(stop.is_set()))
@@ -162,6 +163,9 @@ class _Run:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(self._diagnosis(batch, loss, norm))
         self.optimizer.step()
+        with self._autocast():
+            self.learner.track(batch)
+        self.ranks.average_buffers(self.learner)
         self.step += 1
         return loss, norm, stops > 0
 
@@ -205,6 +209,7 @@ class _Run:
                 checkpoint.fill(self.learner, checkpoint.read(self.out / checkpoint.BEST)[1], self.out)
             elif self.best_weights:
                 self.learner.load_state_dict(self.best_weights)
+        self.learner.progress = 1.0
         self.learner.eval()
 
     def _save(self) -> None:
