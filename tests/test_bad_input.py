@@ -710,6 +710,10 @@ DATA: dict[str, Wrong] = {
         lambda _: Episodes(grouped(9, 9), 2, 1, 1, small_classes="drop"),  # type: ignore[arg-type]
         "small_classes='drop'", "not known", "choose 'error' or 'skip'",
     ),
+    "shuffle as a number": Wrong(
+        lambda _: Episodes(grouped(9, 9), 2, 1, 1, shuffle=7),  # type: ignore[arg-type]
+        "shuffle=7", "whether the support is in random order", "give True or False",
+    ),
     "no task asked for": Wrong(
         lambda _: Episodes(grouped(9, 9), 2, 1, 1).sample(0, kshot.seeded(0)),
         "0 tasks", "at least one is needed", "n=1",
