@@ -89,6 +89,18 @@ def test_the_generator_decides_everything():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_task_says_which_classes_it_is_of():
+    episodes = Episodes(numbered(20, 3, 20, 20, 20), 3, 2, 4, small_classes="skip")
+    tasks = episodes.sample(50, seeded(0))
+    assert tasks.classes.shape == (50, 3)
+    assert tasks.classes.dtype == torch.int64
+    for task in tasks:
+        for half in (task.support, task.query):  # a class of the data is named by what stands in x
+            names = [episodes.data.names[c] for c in task.classes[half.y]]
+            assert names == [str(int(c)) for c in half.x[:, 1]]
+    assert tasks.classes.unique().tolist() == [0, 1, 2, 3]  # of those that were not left out
+
+
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 12])
 def test_parts_of_a_plan_are_parts_of_the_whole(ranks, shuffle):
@@ -99,6 +111,7 @@ def test_parts_of_a_plan_are_parts_of_the_whole(ranks, shuffle):
     assert torch.equal(torch.cat([p.support.x for p in parts]), whole.support.x)
     assert torch.equal(torch.cat([p.query.x for p in parts]), whole.query.x)
     assert torch.equal(torch.cat([p.support.y for p in parts]), whole.support.y)
+    assert torch.equal(torch.cat([p.classes for p in parts]), whole.classes)
 
 
 def test_ways_shots_and_queries_vary_between_batches():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -18,20 +18,26 @@ Count = int | Sequence[int]  # a number, or (lowest, highest)
 
 @dataclass(frozen=True)
 class EpisodePlan:
-    """Which rows make n tasks, and their labels: support and y_support [n, S], query and y_query [n, Q]."""
+    """Which rows make n tasks: support and y_support [n, S], query and y_query [n, Q], and which classes: [n, N]."""
 
     support: Tensor
     query: Tensor
     y_support: Tensor
     y_query: Tensor
-    ways: int
+    classes: Tensor
+
+    @property
+    def ways(self) -> int:
+        return self.classes.shape[1]
 
     def __getitem__(self, part: slice) -> EpisodePlan:
-        return EpisodePlan(self.support[part], self.query[part], self.y_support[part], self.y_query[part], self.ways)
+        return EpisodePlan(*(getattr(self, f.name)[part] for f in fields(self)))
 
 
 class Episodes:
     """N classes, k examples of each to learn from, some others to be judged on.
+
+    A task's `classes` are numbers of `data.names`, once small classes were left out.
 
     data: (x, y) arrays or tensors; a Labelled; a torch or Hugging Face dataset; a folder with a sub-folder a class; a
     .csv or .jsonl file. How to read them in another way: kshot.tasks.{from_folder, from_csv, from_jsonl, from_dataset}.
@@ -115,13 +121,13 @@ class Episodes:
         if self.shuffle:  # drawn last, so that the examples are those of the same tasks in order
             order = distinct(torch.tensor(support.shape[1]).expand(n), support.shape[1], generator)  # [n, S]
             support, y_support = support.gather(1, order), y_support.gather(1, order)
-        return EpisodePlan(support, rows[:, :, most:].flatten(1), y_support, y_query, ways)
+        return EpisodePlan(support, rows[:, :, most:].flatten(1), y_support, y_query, classes)
 
     def read(self, plan: EpisodePlan) -> Task:
         def batch(rows: Tensor, y: Tensor) -> Batch:
             return Batch(self.data.storage.read(rows), y.contiguous(), plan.ways)
 
-        return Task(batch(plan.support, plan.y_support), batch(plan.query, plan.y_query))
+        return Task(batch(plan.support, plan.y_support), batch(plan.query, plan.y_query), plan.classes)
 
     def _drop_small_classes(self) -> None:
         if self.small_classes not in ("error", "skip"):
