@@ -243,6 +243,29 @@ TASKS: dict[str, BadTask] = {
         "found 2 and 1", "needs the same number of tasks", "stack both along a leading task axis",
         routes=("meta_loss",),
     ),
+    "classes as a list": BadTask(
+        lambda: replace(classes(), classes=[[0, 1, 2]] * 2),
+        "classes is a list", "one number of a class for each way is needed", "give a tensor of int64",
+        routes=NOT_SEEN_BY_ADAPT,
+    ),
+    "classes of a regression": BadTask(
+        lambda: replace(values(), classes=torch.zeros(2, 3, dtype=torch.int64)),
+        r"a regression has classes of shape \(2, 3\)", "only a task with ways has any", "leave classes out",
+        learner=regressor, routes=NOT_SEEN_BY_ADAPT,
+    ),
+    "classes as floats": BadTask(
+        lambda: replace(classes(), classes=torch.zeros(2, 3)),
+        "classes has dtype torch.float32", "must be torch.int64", r"use classes.long\(\)", routes=NOT_SEEN_BY_ADAPT,
+    ),
+    "classes for another number of ways": BadTask(
+        lambda: replace(classes(), classes=torch.zeros(2, 4, dtype=torch.int64)),
+        r"classes has shape \(2, 4\)", r"a 3-way task needs \(2, 3\)", "one number .* for each way",
+        routes=NOT_SEEN_BY_ADAPT,
+    ),
+    "classes below 0": BadTask(
+        lambda: replace(classes(), classes=torch.tensor([[0, 1, 2], [3, -1, 5]])),
+        "classes holds -1", "are numbered from 0", "give classes=None", routes=NOT_SEEN_BY_ADAPT,
+    ),
     "NaN in targets": BadTask(
         on_support(lambda b: replace(b, y=spoilt(b.y, float("nan"))), values),
         r"support.y holds 1 of \d+ values", "NaN or infinite", "clean or drop those examples", learner=regressor,
@@ -709,6 +732,10 @@ DATA: dict[str, Wrong] = {
     "unknown small_classes": Wrong(
         lambda _: Episodes(grouped(9, 9), 2, 1, 1, small_classes="drop"),  # type: ignore[arg-type]
         "small_classes='drop'", "not known", "choose 'error' or 'skip'",
+    ),
+    "shuffle as a number": Wrong(
+        lambda _: Episodes(grouped(9, 9), 2, 1, 1, shuffle=7),  # type: ignore[arg-type]
+        "shuffle=7", "whether the support is in random order", "give True or False",
     ),
     "no task asked for": Wrong(
         lambda _: Episodes(grouped(9, 9), 2, 1, 1).sample(0, kshot.seeded(0)),
