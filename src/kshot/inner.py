@@ -70,7 +70,7 @@ def _gradient(objective: Objective, params: Params, step: int, differentiable: b
             found: tuple[Params, Tensor] = torch.func.grad_and_value(objective)(params, step)
         return found
     with torch.enable_grad():
-        start = params if differentiable else {name: p.requires_grad_() for name, p in params.items()}
+        start = {name: p if p.requires_grad else p.detach().requires_grad_() for name, p in params.items()}
         value = objective(start, step)
         grads = torch.autograd.grad(value, list(start.values()), create_graph=differentiable, allow_unused=True)
     found_or_zero = (torch.zeros_like(p) if g is None else g for p, g in zip(params.values(), grads, strict=True))

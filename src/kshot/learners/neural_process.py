@@ -62,17 +62,12 @@ class NeuralProcess(EmbeddingLearner):
         if self.outputs is None:
             members = one_hot(support.y, self.ways(support)).to(keys.dtype)
             return Context(keys, self.reader(keys), members)
-        y = support.y.flatten(1)
-        if y.shape[1] != self.outputs or support.ways is not None:
+        found = f"a {support.ways}-way task" if support.ways else f"targets of shape {tuple(support.y.shape[1:])}"
+        if support.ways is not None or support.y.shape[1:] != (self.outputs,):
             raise InputError(
-                f"NeuralProcess(outputs={self.outputs}) was given "
-                + (
-                    f"a {support.ways}-way task: leave outputs out for classes"
-                    if support.ways
-                    else f"targets of shape {tuple(support.y.shape[1:])}: build it with outputs={y.shape[1]}"
-                )
+                f"NeuralProcess(outputs={self.outputs}) was given {found}: make the two alike, without outputs it is for classes"
             )
-        return Context(keys, self.reader(torch.cat([keys, y], 1)), torch.ones_like(keys[:, :1]))
+        return Context(keys, self.reader(torch.cat([keys, support.y], 1)), torch.ones_like(keys[:, :1]))
 
     def predict(self, fitted: Context, x: Tensor) -> Tensor:
         """Logits [Q, N], or the means [Q, outputs]."""

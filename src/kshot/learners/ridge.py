@@ -40,7 +40,7 @@ class RidgeNet(LinearHead):
             return super().adapt(support)
         check_support(support)
         x = self.embed(support.x)
-        return (x.T @ self.solve(x @ x.T, support.y.flatten(1))).reshape(x.shape[1], *support.y.shape[1:])
+        return (x.T @ self.solve(x @ x.T, support.y.reshape(len(x), -1))).reshape(x.shape[1], *support.y.shape[1:])
 
     def predict(self, fitted: Tensor, x: Tensor) -> Tensor:
         if self.criterion is cross_entropy:
