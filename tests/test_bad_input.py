@@ -40,6 +40,7 @@ from kshot.rules import SGD
 from kshot.tasks import Episodes, Glyphs, Labelled, Omniglot, Sinusoids, from_csv, from_dataset, from_folder, from_jsonl
 from kshot.tasks.download import fetch
 from kshot.tasks.files import labelled
+from kshot.tasks.linear import LinearRegressions
 from tests.conftest import classification, regression
 
 Act = Callable[[Path], object]
@@ -913,6 +914,13 @@ DATA: dict[str, Wrong] = {
         lambda _: Sinusoids("ten"),
         "shots='ten' and queries=10", "a task needs",
         "at least one of each",  # type: ignore[arg-type]
+    ),
+    "no features of a linear regression": Wrong(
+        lambda _: LinearRegressions(inputs=0), "inputs=0", "at least one of each", "give whole numbers"
+    ),
+    "a scale of 0": Wrong(
+        lambda _: LinearRegressions(scale=(0.0, 1.0)),
+        r"scale=\(0\.0, 1\.0\)", "two numbers above 0", r"give \(lowest, highest\)",
     ),
     "negative noise": Wrong(lambda _: Sinusoids(noise=-1.0), r"noise=-1\.0", "standard deviation", "at least 0"),
     "an amplitude alone": Wrong(

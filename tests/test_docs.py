@@ -183,6 +183,7 @@ OPTIONS: dict[str, list[Callable[..., Any]]] = {
     "tasks.md": [
         kshot.tasks.Episodes,
         kshot.tasks.Sinusoids,
+        kshot.tasks.LinearRegressions,
         kshot.tasks.Glyphs,
         kshot.tasks.from_folder,
         kshot.tasks.from_csv,
