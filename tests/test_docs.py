@@ -189,6 +189,8 @@ OPTIONS: dict[str, list[Callable[..., Any]]] = {
         kshot.tasks.from_csv,
         kshot.tasks.from_jsonl,
         kshot.tasks.from_dataset,
+        kshot.tasks.from_transforms,
+        *kshot.tasks.transforms.Transform.__subclasses__(),
     ],
     "command-line.md": [SOURCES["own"]],
     "training.md": [kshot.fit, Training],

@@ -13,6 +13,7 @@ from kshot.tasks.linear import LinearRegressions
 from kshot.tasks.omniglot import Omniglot, omniglot
 from kshot.tasks.own import Own
 from kshot.tasks.sinusoids import Sinusoids
+from kshot.tasks.transforms import from_transforms
 
 SOURCES: dict[str, Callable[..., Any]] = {
     "glyphs": Glyphs,
@@ -35,5 +36,6 @@ __all__ = [
     "from_dataset",
     "from_folder",
     "from_jsonl",
+    "from_transforms",
     "omniglot",
 ]
