@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kshot.tasks.files import labelled
-from kshot.tasks.labelled import Labelled
+from kshot.tasks.labelled import Labelled, Storage
 from kshot.types import Batch, InputError, Task
 
 Count = int | Sequence[int]  # a number, or (lowest, highest)
@@ -75,6 +75,7 @@ class Episodes:
                 f"balanced=False needs a range of shots to draw from, found shots={shots}: such as (1, 10)"
             )
         self._drop_small_classes()
+        self.storage: Storage = self.data.storage
         if self._ways[1] > len(self.data):
             raise InputError(
                 f"{self._ways[1]}-way tasks need as many classes and the data has {len(self.data)}: lower ways, or add "
@@ -110,7 +111,7 @@ class Episodes:
             shots = [_draw(self._shots, generator) for _ in range(ways)]
         most = max(shots)
 
-        classes = distinct(torch.tensor(len(self.data)).expand(n), ways, generator)  # [n, N], in random order
+        classes = self.choose_classes(n, ways, generator)
         within = distinct(self.data.count[classes], most + queries, generator)  # [n, N, most + queries]
         rows = self.data.order[self.data.start[classes].unsqueeze(-1) + within]
         support = rows[:, :, :most].flatten(1)
@@ -123,9 +124,13 @@ class Episodes:
             support, y_support = support.gather(1, order), y_support.gather(1, order)
         return EpisodePlan(support, rows[:, :, most:].flatten(1), y_support, y_query, classes)
 
+    def choose_classes(self, n: int, ways: int, generator: torch.Generator) -> Tensor:
+        """[n, N] different classes a task, in random order: the one at place c gets the number c."""
+        return distinct(torch.tensor(len(self.data)).expand(n), ways, generator)
+
     def read(self, plan: EpisodePlan) -> Task:
         def batch(rows: Tensor, y: Tensor) -> Batch:
-            return Batch(self.data.storage.read(rows), y.contiguous(), plan.ways)
+            return Batch(self.storage.read(rows), y.contiguous(), plan.ways)
 
         return Task(batch(plan.support, plan.y_support), batch(plan.query, plan.y_query), plan.classes)
 
