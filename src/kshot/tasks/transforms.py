@@ -220,10 +220,10 @@ class TransformedEpisodes(Episodes):
         plan = super().plan(n, generator)
         if not self.turns:
             return plan
-        turn = torch.tensor(self.turns)[
-            torch.randint(len(self.turns), plan.classes.shape, generator=generator)
-        ]  # [n, N]
-        skipped = turn * len(self.data.storage)  # row r of the k-th turn of a Rotated is k · M + r
+        drawn = torch.randint(len(self.turns), plan.classes.shape, generator=generator)  # [n, N]
+        skipped = torch.tensor(self.turns)[drawn] * len(
+            self.data.storage
+        )  # row r of a Rotated's k-th turn is k · M + r
         return replace(
             plan,
             support=plan.support + skipped.gather(1, plan.y_support),
