@@ -1,9 +1,10 @@
-"""Every learner that has a recipe on Glyphs: 5-way 1-shot accuracy on unseen classes, and what it costs.
+"""Every learner that has a recipe on Glyphs: 5-way 1- and 5-shot accuracy on unseen classes, and what it costs.
 
-    python benchmarks/glyph_learners.py [--runs runs/bench]
+    python benchmarks/glyph_learners.py [--runs runs/bench] [--train NAME …]
 
-Trains each recipe (an interrupted or finished run folder is gone on with), then evaluates it on the same 1,000 tasks,
-beside raw pixels with the nearest centroid.
+Trains each recipe (an interrupted or finished run folder is gone on with), then evaluates it on the same tasks, beside raw
+pixels with the nearest centroid. A learner is trained once, on 1-shot tasks, and that one is measured at 1 and at 5 shots.
+--train only trains the named recipes, for a start on several cores; the results are written by a run without it.
 """
 
 from __future__ import annotations
@@ -16,23 +17,26 @@ from evidence import record
 
 import kshot
 from kshot import recipes
+from kshot.learners import FAMILIES
 from kshot.tasks import Glyphs
 from kshot.training.progress import METRICS, read_metrics
 
 EPISODES = 1000
+SHOTS = (1, 5)
 
 
-def row(name: str, learner: kshot.MetaLearner, seconds: float | None) -> dict[str, Any]:
-    found = kshot.evaluate(learner, Glyphs("test"), EPISODES, curves=False)
-    print(f"{name:28} {found}")
+def row(name: str, family: str, learner: kshot.MetaLearner, seconds: float | None) -> dict[str, Any]:
+    found = {shots: kshot.evaluate(learner, Glyphs("test", shots=shots), EPISODES, curves=False) for shots in SHOTS}
+    print(f"{name:28} {found[1]}   {found[5]}", flush=True)
     return {
         "learner": name,
-        "accuracy": found.mean,
-        "interval": found.interval,
+        "family": family,
+        **{f"accuracy, {shots} shot": e.mean for shots, e in found.items()},
+        **{f"interval, {shots} shot": e.interval for shots, e in found.items()},
         "training seconds": seconds and round(seconds),
-        "adapt ms": round(found.adapt_ms, 2),
+        "adapt ms": round(found[1].adapt_ms, 2),
         "parameters": sum(p.numel() for p in learner.parameters()),
-        "transductive": found.transductive,
+        "transductive": found[1].transductive,
     }
 
 
@@ -46,20 +50,35 @@ def training_seconds(run: Path, meta_batch: int) -> float:
     )
 
 
+def trained(name: str, runs: Path) -> tuple[kshot.MetaLearner, float | None]:
+    """The learner of a recipe and the seconds that its training took; None where there is nothing to train."""
+    recipe, out = recipes.read(name), runs / name
+    learner = recipe.learner()
+    if not any(p.requires_grad for p in learner.parameters()):
+        return learner, None
+    kshot.fit(
+        learner, recipe.tasks("train"), validate=recipe.tasks("val"), out=out, progress=False, **recipe.training
+    )
+    return kshot.load(out), training_seconds(out, recipe.training["meta_batch"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs/bench"))
-    runs = parser.parse_args().runs
-    rows = [row("nearest centroid, raw pixels", kshot.NearestCentroid(), None)]
+    parser.add_argument("--train", nargs="*", default=[])
+    given = parser.parse_args()
+    for name in given.train:
+        print(name, trained(name, given.runs)[1], flush=True)
+    if given.train:
+        return
+    family = {name: kind for kind, learners in FAMILIES.items() for name in learners}
+    rows = [row("nearest-centroid, raw pixels", "baseline", kshot.NearestCentroid(), None)]
     settings = {}
     for name in (n for n in recipes.names() if n.startswith("glyphs-5w1s-")):
-        recipe, out = recipes.read(name), runs / name
-        kshot.fit(recipe.learner(), recipe.tasks("train"), validate=recipe.tasks("val"), out=out, **recipe.training)
-        learner = kshot.load(out)
-        rows.append(
-            row(name.removeprefix("glyphs-5w1s-"), learner, training_seconds(out, recipe.training["meta_batch"]))
-        )
-        settings[name] = recipe.settings
+        learner, seconds = trained(name, given.runs)
+        settings[name] = recipes.read(name).settings
+        kind = family[settings[name]["learner"]["name"]]
+        rows.append(row(name.removeprefix("glyphs-5w1s-"), kind, learner, seconds))
     print("written to", record("glyph-learners", {"test tasks": EPISODES, "test seed": 0, **settings}, rows))
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy, normalize, one_hot
 
 from kshot.functional import BatchNormPolicy
 from kshot.learner import mse_loss
@@ -15,22 +15,30 @@ from kshot.recurrent import LSTMCell, Memory
 from kshot.types import Batch, InputError, Task, check_support
 
 
+SHARPNESS = 10.0  # of recalling: one over the temperature of the attention
+
+
 class Read(NamedTuple):
-    """memory: after all of the support but its last label; label: that one [1, outputs]; said: what it answered on the way."""
+    """memory: after the support; keys, values: [S, H], what each example was recalled by, and what it then turned out to be;
+    said: [S, outputs], the answers on the way."""
 
     memory: Memory
-    label: Tensor
+    keys: Tensor
+    values: Tensor
     said: Tensor
 
 
 class RecurrentLearner(EmbeddingLearner):
     """An LSTM reads the support as a sequence, each example with the label of the one before; its memory is what it learned.
 
-    Hochreiter, Younger, Conwell 2001, Learning to Learn Using Gradient Descent; Santoro et al. 2016. The label comes a step
-    late, so that the network must answer before it is told: training counts its answers on the support too, in `aside` of
-    the loss, as the papers do. A query is read after the support, each on its own.
-    outputs: the largest number of classes, or with regression=True of target values. The order of the support matters:
-    train on tasks that shuffle it (Episodes(…, shuffle=True)).
+    Hochreiter, Younger, Conwell 2001, Learning to Learn Using Gradient Descent; Santoro, Bartunov, Botvinick, Wierstra,
+    Lillicrap 2016, Meta-Learning with Memory-Augmented Neural Networks. The label comes a step late, so the network must
+    answer before it is told; training counts its answers on the support too, as `aside` of the loss. A query is read after
+    the support, each on its own.
+    recall: beside its own state the network keeps a row of memory for each example, and reads it by content (cosine), as in
+    the second paper; without, the state alone must hold everything, which takes far longer to train.
+    outputs: the largest number of classes, or with regression=True the number of target values. The order of the support
+    matters: train on tasks that shuffle it (Episodes(…, shuffle=True)).
     """
 
     def __init__(
@@ -40,6 +48,7 @@ class RecurrentLearner(EmbeddingLearner):
         outputs: int,
         regression: bool = False,
         hidden: int = 128,
+        recall: bool = True,
         aside: float = 0.1,
         batch_norm: BatchNormPolicy = None,
     ) -> None:
@@ -47,30 +56,51 @@ class RecurrentLearner(EmbeddingLearner):
         check_whole("RecurrentLearner", outputs=outputs, hidden=hidden)
         if not isinstance(aside, int | float) or not 0 <= aside < 1:
             raise InputError(f"aside={aside!r}: it is a share of the loss, give a number from 0 to below 1")
-        self.outputs, self.regression, self.hidden, self.aside = outputs, regression, hidden, aside
+        self.outputs, self.regression, self.hidden = outputs, regression, hidden
+        self.recall, self.aside = recall, aside
         self.cell = LSTMCell(width(encoder) + outputs, hidden)
-        self.head = nn.Linear(hidden, outputs)
+        self.head = nn.Linear(2 * hidden if recall else hidden, outputs)
+        if recall:
+            self.seek = nn.Linear(hidden, hidden)
 
     def adapt(self, support: Batch) -> Read:
-        labels = self._labels(support)  # [S, outputs]
-        late = torch.cat([torch.zeros_like(labels[:1]), labels[:-1]])
-        memory, said = self.cell.empty(labels[:1]), []
-        for x in torch.split(torch.cat([self.embed(support.x), late], 1), 1):
-            memory = self.cell(x, memory)
-            said.append(self.head(memory[0]))
-        return Read(memory, labels[-1:], torch.cat(said))
+        labels, x = self._labels(support), self.embed(support.x)
+        none = torch.zeros_like(labels[:1])
+        late = torch.cat([none, labels])  # [S + 1, outputs]
+        x = torch.cat([x, torch.zeros_like(x[:1])])  # the last label comes with nothing
+        memory, states = self.cell.empty(none), []
+        for seen in torch.split(torch.cat([x, late], 1), 1):
+            memory = self.cell(seen, memory)
+            states.append(memory[0])
+        before, after = torch.cat(states[:-1]), torch.cat(states[1:])  # [S, H] each: label unknown, and known
+        keys = self._key(before)
+        earlier = torch.ones(len(keys), len(keys), dtype=torch.bool, device=keys.device).tril(-1)
+        return Read(memory, keys, after, self._answer(before, keys, after, earlier))
 
     def predict(self, fitted: Read, x: Tensor) -> Tensor:
-        seen = torch.cat([self.embed(x), fitted.label.expand(len(x), -1)], 1)
-        outputs: Tensor = self.head(
-            self.cell(seen, (fitted.memory[0].expand(len(x), -1), fitted.memory[1].expand(len(x), -1)))[0]
-        )
-        return outputs
+        embedded = self.embed(x)
+        seen = torch.cat([embedded, embedded.new_zeros(len(x), self.outputs)], 1)
+        state, _ = self.cell(seen, (fitted.memory[0].expand(len(x), -1), fitted.memory[1].expand(len(x), -1)))
+        return self._answer(state, fitted.keys, fitted.values)
 
     def loss(self, task: Task) -> Tensor:
         fitted = self.adapt(task.support)
         answered = self.judge(self.predict(fitted, task.query.x), task.query)
         return (1 - self.aside) * answered + self.aside * self.judge(fitted.said, task.support)
+
+    def _key(self, state: Tensor) -> Tensor:
+        return normalize(self.seek(state), dim=-1) if self.recall else state
+
+    def _answer(self, state: Tensor, keys: Tensor, values: Tensor, known: Tensor | None = None) -> Tensor:
+        """state [B, H] -> [B, outputs]; known [B, S]: the rows that may be recalled, all by default."""
+        if self.recall:
+            closeness = SHARPNESS * self._key(state) @ keys.T
+            attention = closeness.softmax(-1)
+            if known is not None:  # the first example finds no row at all: then it recalls nothing
+                attention = torch.where(known, closeness, -1e9).softmax(-1) * known
+            state = torch.cat([state, attention @ values], 1)
+        outputs: Tensor = self.head(state)
+        return outputs
 
     @property
     def class_symmetric(self) -> bool:
