@@ -244,7 +244,7 @@ def test_loop_vmap_and_chunks_agree(case: Case) -> None:
 
 
 def central_difference(
-    function: Callable[[], Tensor], along: dict[str, Tensor], of: nn.Module, eps: float = 1e-6
+    function: Callable[[], Tensor], along: dict[str, Tensor], of: nn.Module, eps: float = 1e-7
 ) -> float:
     """d function / d direction, moving the module's parameters."""
     own = dict(of.named_parameters())
