@@ -22,9 +22,9 @@ from kshot import Batch, InputError, MetaLearner, Task, meta_loss
 from kshot.functional import call
 from kshot.learner import mse_loss
 from kshot.learners import LEARNERS
-from kshot.models import MLP, Conv4, ResNet12
+from kshot.models import MLP, Conv4, GaussianPolicy, ResNet12
 from kshot.rules import SGD
-from tests.conftest import classification, regression
+from tests.conftest import classification, regression, trajectories
 
 IMAGE = (1, 16, 16)
 
@@ -45,15 +45,19 @@ def frozen_body() -> nn.Module:
 
 @dataclass(frozen=True)
 class Case:
-    """learner: its name in the table; claim: what its meta-gradient is; task: the tasks it is tried on."""
+    """learner: its name in the table; claim: what its meta-gradient is; features: of its classification tasks, None for values.
+
+    values: makes the tasks of a learner of values.
+    """
 
     learner: str
     make: Callable[[], MetaLearner]
     claim: str = "exact"
     features: tuple[int, ...] | None = (4,)
+    values: Callable[..., Task] = regression
 
     def tasks(self, **changes: int) -> Task:
-        return regression(**changes) if self.features is None else classification(features=self.features, **changes)
+        return self.values(**changes) if self.features is None else classification(features=self.features, **changes)
 
     def build(self) -> MetaLearner:
         learner = self.make().double()
@@ -61,6 +65,13 @@ class Case:
             for p in learner.parameters():
                 p.add_(0.05 * torch.randn_like(p))
         return learner
+
+
+def policy(**choices: object) -> Case:
+    def make() -> MetaLearner:
+        return kshot.PolicyMAML(GaussianPolicy(4, 2, (6,)), **{"rule": SGD(0.1), **copy.deepcopy(choices)})  # type: ignore[arg-type]
+
+    return Case("policy-maml", make, features=None, values=trajectories)
 
 
 CASES = {
@@ -91,6 +102,9 @@ CASES = {
         lambda: kshot.ProtoNet(ResNet12(widths=(2, 2, 3, 3), channels=1, size=16, norm="group")),
         features=IMAGE,
     ),
+    "policy-maml": policy(steps=2),
+    "policy-maml-learned-rates": policy(rule=SGD(0.1, learn="tensor-step"), steps=2, eval_steps=3),
+    "policy-maml-head-momentum": policy(rule=SGD(0.1, momentum=0.9), steps=2, adapted=["head.*", "log_std"], clip=0.5),
     "nearest-centroid": Case("nearest-centroid", lambda: kshot.NearestCentroid(), "none"),
     "nearest-centroid-conv": Case("nearest-centroid", lambda: kshot.NearestCentroid(conv(None)), "none", IMAGE),
 }

@@ -3,7 +3,7 @@
 from kshot import models, rules, tasks
 from kshot.evaluation import Evaluation, evaluate
 from kshot.learner import MetaLearner
-from kshot.learners import ANIL, FOMAML, MAML, NearestCentroid, ProtoNet, Reptile
+from kshot.learners import ANIL, FOMAML, MAML, NearestCentroid, PolicyMAML, ProtoNet, Reptile
 from kshot.training import Diverged, Interrupted, fit, load, load_weights, save
 from kshot.types import Batch, InputError, Task, TaskSource, seeded
 from kshot.vectorize import meta_loss
@@ -20,6 +20,7 @@ __all__ = [
     "Interrupted",
     "MetaLearner",
     "NearestCentroid",
+    "PolicyMAML",
     "ProtoNet",
     "Reptile",
     "Task",

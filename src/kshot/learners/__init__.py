@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from kshot.learner import MetaLearner
 from kshot.learners.maml import ANIL, FOMAML, MAML
+from kshot.learners.policy import PolicyMAML
 from kshot.learners.prototypes import NearestCentroid, ProtoNet
 from kshot.learners.reptile import Reptile
 
@@ -14,6 +15,7 @@ LEARNERS: dict[str, Callable[..., MetaLearner]] = {
     "reptile": Reptile,
     "protonet": ProtoNet,
     "nearest-centroid": NearestCentroid,
+    "policy-maml": PolicyMAML,
 }
 
-__all__ = ["ANIL", "FOMAML", "LEARNERS", "MAML", "NearestCentroid", "ProtoNet", "Reptile"]
+__all__ = ["ANIL", "FOMAML", "LEARNERS", "MAML", "NearestCentroid", "PolicyMAML", "ProtoNet", "Reptile"]
