@@ -66,6 +66,10 @@ class PolicyMAML(GradientLearner):
         _check(outputs, task.query)
         return surrogate(outputs, task.query.y, self.clip)
 
+    def trajectory(self, support: Batch, steps: int) -> list[Params]:
+        _check_values(support)
+        return super().trajectory(support, steps)
+
     def judge(self, outputs: Tensor, batch: Batch) -> Tensor:
         _check(outputs, batch)
         return self.criterion(outputs, batch.y)
@@ -104,13 +108,17 @@ def surrogate(outputs: Tensor, y: Tensor, clip: float | None = None) -> Tensor:
     return -gain.mean()
 
 
-def _check(outputs: Tensor, batch: Batch) -> None:
-    """Shapes, which are known even under vmap."""
-    if batch.ways is not None:
+def _check_values(batch: Batch) -> None:
+    if getattr(batch, "ways", None) is not None:
         raise InputError(
             f"a policy learns from trajectories and this task has {batch.ways} classes: give it a family of environments, "
             "such as kshot.rl.Navigation, or take another learner, such as kshot.MAML"
         )
+
+
+def _check(outputs: Tensor, batch: Batch) -> None:
+    """Shapes, which are known even under vmap."""
+    _check_values(batch)
     actions = outputs.shape[-1] // 2
     if outputs.ndim != 2 or outputs.shape[1] != 2 * actions or batch.y.shape != (len(outputs), actions + 2):
         raise InputError(

@@ -76,9 +76,14 @@ class Recipe:
 
     @property
     def kind(self) -> Kind:
-        """That of [tasks] name; where no table holds the name, the first, which then says so."""
-        name = self.settings["tasks"].get("name")
-        return next((kind for kind in KINDS if name in kind.tasks), KINDS[0])
+        """That of the training tasks' name."""
+        name = self._tasks("train").get("name")
+        found = next((kind for kind in KINDS if name in kind.tasks), None)
+        if found is None and isinstance(name, str):
+            raise InputError(
+                f"tasks {name!r} is not known: {suggestion(name, [n for kind in KINDS for n in kind.tasks])}"
+            )
+        return found or KINDS[0]  # without a name, building the tasks says that one is needed
 
     def learner(self) -> MetaLearner:
         """A new learner; its initial weights depend on the training seed alone."""
@@ -89,15 +94,17 @@ class Recipe:
 
     def tasks(self, split: str) -> Any:
         """The tasks of one of SPLITS: the settings in [tasks], over them those in [tasks.<split>]."""
+        table, chosen = self.kind.tasks, self._tasks(split)
+        if chosen.get("name") in table and "split" in arguments(table[chosen["name"]]):
+            chosen = {"split": split, **chosen}
+        return construct(table, chosen, "tasks")
+
+    def _tasks(self, split: str) -> dict[str, Any]:
         section = self.settings["tasks"]
         if not isinstance(section.get(split, {}), Mapping):
             raise InputError(f"[tasks.{split}] {_NO_SECTION}, found {section[split]!r}")
-        chosen = {k: v for k, v in section.items() if k not in SPLITS} | section.get(split, {})
-        table = self.kind.tasks
-        if chosen.get("name") in table and "split" in arguments(table[chosen["name"]]):
-            chosen = {"split": split, **chosen}
-        every = {name: made for kind in KINDS for name, made in kind.tasks.items()}
-        return construct(every, chosen, "tasks")
+        chosen: dict[str, Any] = {k: v for k, v in section.items() if k not in SPLITS} | section.get(split, {})
+        return chosen
 
     def check(self) -> None:
         """Raise InputError for what is misspelt or missing; building learner and tasks checks the rest."""
