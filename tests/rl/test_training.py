@@ -111,7 +111,7 @@ def test_a_wrong_pair_ends_in_a_sentence() -> None:
 @pytest.mark.parametrize(
     ("recipe", "changes", "sentence"),
     [
-        ("navigation-maml", ["learner.name=maml", "learner.rule.learn=one"], "needs a learner that acts, found a MAML"),
+        ("navigation-maml", ["learner.name=maml"], "needs a learner that acts, found a MAML"),
         ("navigation-maml", ["tasks.name=sinusoids", "training.epochs=2"], "[training] has no setting 'epochs'"),
         ("navigation-maml", ["training.epoch=2"], "did you mean 'epochs'?"),
         ("navigation-maml", ["tasks.name=navigatoin"], "did you mean 'navigation'?"),

@@ -36,6 +36,10 @@ class Family(ABC):
         self.shots, self.queries, self.horizon = shots, queries, horizon
         self.discount, self.smoothing = discount, smoothing
 
+    def plane(self, tasks: Any, trajectories: Any) -> tuple[Tensor, Tensor] | None:
+        """Where the agent was [T, E, H + 1, 2], NaN after the end, and its goal [T, 2]; None if that cannot be drawn."""
+        return None
+
     @abstractmethod
     def draw(self, n: int, generator: torch.Generator) -> Any:
         """n tasks."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kshot.rl.family import Family
+from kshot.rl.sampling import Trajectories
 from kshot.types import InputError
 
 SPEED, NEAR = 0.1, 0.01
@@ -47,6 +48,11 @@ class Navigation(Family):
             smoothing=self.smoothing,
             reward=self.reward,
         )
+
+    def plane(self, tasks: Tensor, trajectories: Trajectories) -> tuple[Tensor, Tensor]:
+        moved = trajectories.observations + trajectories.actions.clamp(-SPEED, SPEED)
+        moved = moved.masked_fill(trajectories.alive.unsqueeze(-1) == 0, torch.nan)
+        return torch.cat([trajectories.observations[:, :, :1], moved], 2), tasks
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """Goals [T, 2]."""
