@@ -1,6 +1,6 @@
 """kshot: meta-learning for PyTorch. Train models that learn a new task from k examples."""
 
-from kshot import models, rules, tasks
+from kshot import models, rl, rules, tasks
 from kshot.evaluation import Evaluation, evaluate
 from kshot.learner import MetaLearner
 from kshot.learners import ANIL, FOMAML, MAML, NearestCentroid, PolicyMAML, ProtoNet, Reptile
@@ -32,6 +32,7 @@ __all__ = [
     "load_weights",
     "meta_loss",
     "models",
+    "rl",
     "rules",
     "save",
     "seeded",

@@ -84,7 +84,7 @@ def _legend(figure: Figure, left: float, top: float) -> None:
         "before adapting": Line2D([], [], color=MUTED, linewidth=2.4),
         f"after: {SHOWN} trajectories, mean of {TRIED}": Line2D([], [], color=ACCENT, linewidth=2.4),
         "start": mark(color=INK, markersize=4.5),
-        "goal, unknown to it": mark(color=PAPER, markeredgecolor=INK, markeredgewidth=1.6, markersize=8),
+        "hidden goal": mark(color=PAPER, markeredgecolor=INK, markeredgewidth=1.6, markersize=8),
     }
     figure.legend(
         handles.values(), handles.keys(), loc="lower left", bbox_to_anchor=(left, top + 0.002), ncols=4,
