@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SMALL = (4.0, 2.75)  # inches of a figure that stands beside another
+BEFORE_AND_AFTER = "Before and after adapting"
 EPISODE, TRAINING, ADAPTATION = "One episode", "Training", "Adaptation and calibration"
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from kshot.report import canvas, plots
 from kshot.report.episode import Episode, class_name
 from kshot.report.facts import number
-from kshot.report.sections import EPISODE, Report, figure
+from kshot.report.sections import BEFORE_AND_AFTER, EPISODE, Report, figure
 from kshot.report.trajectories import tasks_in_the_plane
 
 CLASSES, SUPPORT, QUERIES, ROWS = 10, 10, 10, 12  # the most that is shown
@@ -24,7 +24,8 @@ THUMBNAIL = 128  # pixels: twice the size on the page
 def episode_section(r: Report) -> str:
     shown = {"images": _images, "function": _function, "trajectories": _trajectories}.get(r.episode.kind, _other)
     content = shown(r.episode)
-    return f"<section><h2>{EPISODE}</h2>{content}</section>" if content else ""
+    title = BEFORE_AND_AFTER if r.episode.kind == "trajectories" else EPISODE
+    return f"<section><h2>{title}</h2>{content}</section>" if content else ""
 
 
 def _images(e: Episode) -> str:

@@ -16,7 +16,7 @@ from kshot.rl.evaluate import evaluate
 from kshot.rl.family import Family
 from kshot.rl.sampling import check_actor, collect, draw
 from kshot.training.distributed import process_group
-from kshot.training.loop import Run, begin
+from kshot.training.loop import Diverged, Run, begin
 from kshot.training.options import Training
 from kshot.types import InputError, Task, seeded
 from kshot.vectorize import Way
@@ -54,7 +54,8 @@ def fit(
     Everything else is as in kshot.fit: run folder, resuming, validation (the best mean return is kept), settings.
     Under torchrun every rank collects the trajectories of all tasks, and learns from its share.
     """
-    check_actor(learner, tasks)
+    for family in (tasks, validate or tasks):
+        check_actor(learner, family)
     training, trained = begin(learner, PolicyTraining, settings)
     with process_group() as ranks, torch.random.fork_rng():
         run = PolicyRun(learner, trained, tasks, validate, training, Path(out) if out is not None else None, ranks)
@@ -71,12 +72,18 @@ class PolicyRun(Run):
         while self.step < self.t.steps:
             generator = seeded(self.t.seed, self.step)
             tasks = draw(self.tasks, self.t.meta_batch, generator, self.device)
-            yield collect(self.learner, self.tasks, tasks, generator)[self.share]
+            found = collect(self.learner, self.tasks, tasks, generator)
+            if not (found.support.x.isfinite().all() and found.query.x.isfinite().all()):
+                raise Diverged(
+                    f"the agent of step {self.step} observed what is not a number, so far did it go: a smaller inner or outer "
+                    "learning rate, or a smaller first deviation, often helps"
+                )
+            yield found[self.share]
 
     def update(self, batch: Task, way: Way, stop: threading.Event) -> tuple[float, float, bool]:
-        """Of the first epoch loss and norm: the others' depend on how far it went."""
+        """Loss and norm of the last epoch: at the first the loss is 0, as advantages are."""
         found = [super(PolicyRun, self).update(batch, way, stop) for _ in range(self.t.epochs)]
-        return found[0][0], found[0][1], any(stopped for _, _, stopped in found)
+        return found[-1][0], found[-1][1], any(stopped for _, _, stopped in found)
 
     def measure(self) -> Evaluation:
         return evaluate(self.learner, self.validate, self.t.validate_episodes, self.t.seed, curves=False)
