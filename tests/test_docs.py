@@ -195,7 +195,13 @@ OPTIONS: dict[str, list[Callable[..., Any]]] = {
     "evaluation.md": [kshot.evaluate, kshot.Evaluation],
     "learners-gradient.md": [kshot.MAML, kshot.Reptile, kshot.rules.SGD],
     "learners-metric.md": [kshot.ProtoNet, kshot.NearestCentroid],
-    "agents.md": [kshot.PolicyMAML, kshot.models.GaussianPolicy, *ENVIRONMENTS.values(), kshot.rl.fit, kshot.rl.evaluate],
+    "agents.md": [
+        kshot.PolicyMAML,
+        kshot.models.GaussianPolicy,
+        *ENVIRONMENTS.values(),
+        kshot.rl.fit,
+        kshot.rl.evaluate,
+    ],
     "models.md": [kshot.models.MLP, kshot.models.Conv4, kshot.models.ResNet12],
 }
 

@@ -77,7 +77,7 @@ def test_one_inner_step_by_hand() -> None:
     y = torch.tensor([[0.8, 2.0, said[0]], [0.1, -1.0, said[1]]], dtype=torch.float64)
     learner = kshot.PolicyMAML(Bias(), rule=SGD(0.1))
     fitted = learner.adapt(Batch(torch.zeros(2, 1).double(), y))
-    assert float(fitted["mean"]) == pytest.approx(0.5 + 0.1 * (2.0 * 0.3 + 1.0 * 0.4) / 2)
+    assert fitted["mean"].item() == pytest.approx(0.5 + 0.1 * (2.0 * 0.3 + 1.0 * 0.4) / 2)
 
 
 def test_further_goes_on_where_adapt_would() -> None:
