@@ -22,7 +22,7 @@ from kshot.rl.evaluate import returns_by_step
 from kshot.rules import SGD
 from kshot.types import seeded
 
-RATES = (0.0005, 0.001, 0.002, 0.005, 0.01)
+RATES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 STEPS, TASKS, TOGETHER = 3, 200, 20
 
 

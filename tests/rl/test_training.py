@@ -84,6 +84,7 @@ def test_an_evaluation_depends_on_its_seed_and_survives_json() -> None:
     assert [p.at for p in found.steps_curve or []] == [0, 1, 2, 3]
     assert Evaluation.from_dict(json.loads(json.dumps(found.to_dict()))) == found
     assert rl.evaluate(policy(), family, 25, seed=1, curves=False).values == found.values
+    assert rl.evaluate(policy(), family, 4, seed=1, curves=False).values == found.values[:4]
     assert rl.evaluate(policy(), family, 25, seed=2, curves=False).values != found.values
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -41,7 +42,7 @@ def evaluate(
     learner.eval()
     try:
         with torch.no_grad(), torch.random.fork_rng():
-            values = torch.cat(_after_adapting(learner, tasks, episodes, seed, progress)).tolist()
+            values = _after_adapting(learner, tasks, episodes, seed, progress)
             few = min(curve_episodes, episodes)
             mean, interval = mean_interval(values)
             return Evaluation(
@@ -63,30 +64,29 @@ def evaluate(
 def returns_by_step(learner: Any, family: Family, tasks: Any, steps: int, *place: int) -> list[Tensor]:
     """The mean return [T] of the policy before it learns, and after 1, 2, …, `steps` steps, each from fresh trajectories.
 
-    place: the seeds. Luck is the same at every step, so that differences are due to what was learned.
+    place: the seeds. Judged with the same luck at every step, so that differences are due to what was learned.
     """
     fitted, found = learner.unadapted(), []
     for at in range(steps + 1):
         judged = rollout(learner, fitted, family, tasks, family.queries, seeded(*place, 1))
         found.append(judged.returns.mean(1))
         if at < steps:
-            tried = rollout(learner, fitted, family, tasks, family.shots, seeded(*place, 2))
-            fitted = each_task(learner.further, fitted, tried.batch(family.discount, family.smoothing))
+            fitted = each_task(learner.further, fitted, _tried(learner, fitted, family, tasks, *place, 2, at))
     return found
 
 
 def _after_adapting(
     learner: Any, family: Family, episodes: int, seed: int, progress: Callable[[int, int], None] | None = None
-) -> list[Tensor]:
-    """The mean return of each task, in batches."""
-    found: list[Tensor] = []
+) -> list[float]:
+    """The mean return of each task."""
+    found: list[float] = []
     for i, tasks in _batches(learner, family, episodes, seed):
-        fitted = each_task(learner.adapt, _support(learner, family, tasks, seed, i))
+        fitted = each_task(learner.adapt, _tried(learner, learner.unadapted(), family, tasks, seed, i, 2, 0))
         judged = rollout(learner, fitted, family, tasks, family.queries, seeded(seed, i, 1))
-        found.append(judged.returns.mean(1).cpu())
+        found += judged.returns.mean(1).tolist()
         if progress:
-            progress(sum(map(len, found)), episodes)
-    return found
+            progress(min(len(found), episodes), episodes)
+    return found[:episodes]
 
 
 def _steps_curve(learner: Any, family: Family, episodes: int, seed: int, steps: int) -> list[Point]:
@@ -94,7 +94,7 @@ def _steps_curve(learner: Any, family: Family, episodes: int, seed: int, steps: 
         torch.stack(returns_by_step(learner, family, tasks, steps, seed, i), 1)
         for i, tasks in _batches(learner, family, episodes, seed)
     ]
-    return [Point(at, *mean_interval(column.tolist())) for at, column in enumerate(torch.cat(found).T)]
+    return [Point(at, *mean_interval(column.tolist())) for at, column in enumerate(torch.cat(found)[:episodes].T)]
 
 
 def _shots_curve(learner: Any, family: Family, episodes: int, seed: int) -> list[Point] | None:
@@ -103,25 +103,25 @@ def _shots_curve(learner: Any, family: Family, episodes: int, seed: int) -> list
     if with_shots is None:
         return None
     found = [(shots, _after_adapting(learner, with_shots(shots), episodes, seed)) for shots in SHOTS]
-    return [Point(shots, *mean_interval(torch.cat(values).tolist())) for shots, values in found]
+    return [Point(shots, *mean_interval(values)) for shots, values in found]
 
 
 def _batches(learner: Any, family: Family, episodes: int, seed: int) -> Iterator[tuple[int, Any]]:
-    """(number of the batch, its tasks): the tasks of an evaluation depend on its seed alone."""
-    for i, start in enumerate(range(0, episodes, TASKS_AT_ONCE)):
-        tasks = draw(family, TASKS_AT_ONCE, seeded(seed, i), device_of(learner))
-        yield i, tasks[: episodes - start]
+    """(number, tasks) of batches that are always full: a task's luck does not depend on how many there are."""
+    for i in range(math.ceil(episodes / TASKS_AT_ONCE)):
+        yield i, draw(family, TASKS_AT_ONCE, seeded(seed, i), device_of(learner))
 
 
-def _support(learner: Any, family: Family, tasks: Any, seed: int, i: int) -> Batch:
-    tried = rollout(learner, learner.unadapted(), family, tasks, family.shots, seeded(seed, i, 2))
+def _tried(learner: Any, fitted: Any, family: Family, tasks: Any, *place: int) -> Batch:
+    """Trajectories to learn from."""
+    tried = rollout(learner, fitted, family, tasks, family.shots, seeded(*place))
     return tried.batch(family.discount, family.smoothing)
 
 
 def _adapt_ms(learner: Any, family: Family, seed: int) -> float:
     """Median wall-clock of adapting to one task's trajectories, without that of collecting them."""
     tasks = draw(family, 1, seeded(seed, 0), device_of(learner))
-    support, times = _support(learner, family, tasks, seed, 0)[0], []
+    support, times = _tried(learner, learner.unadapted(), family, tasks, seed, 0)[0], []
     for _ in range(11):
         start = time.perf_counter()
         learner.adapt(support)

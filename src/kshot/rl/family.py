@@ -42,7 +42,7 @@ class Family(ABC):
 
     @abstractmethod
     def draw(self, n: int, generator: torch.Generator) -> Any:
-        """n tasks, a tensor or a list; [:k] are the first k."""
+        """n tasks."""
 
     @abstractmethod
     def reset(self, tasks: Any, count: int, generator: torch.Generator) -> Any:
