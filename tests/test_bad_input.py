@@ -40,6 +40,17 @@ from kshot.rules import SGD
 from kshot.tasks import Episodes, Glyphs, Labelled, Omniglot, Sinusoids, from_csv, from_dataset, from_folder, from_jsonl
 from kshot.tasks.download import fetch
 from kshot.tasks.files import labelled
+from kshot.tasks.linear import LinearRegressions
+from kshot.tasks.transforms import (
+    ConsecutiveLabels,
+    FilterLabels,
+    KShots,
+    NWays,
+    RandomClassRotation,
+    RemapLabels,
+    RotationsAsClasses,
+    from_transforms,
+)
 from tests.conftest import classification, regression
 
 Act = Callable[[Path], object]
@@ -242,6 +253,29 @@ TASKS: dict[str, BadTask] = {
         on_query(lambda b: b[:1]),
         "found 2 and 1", "needs the same number of tasks", "stack both along a leading task axis",
         routes=("meta_loss",),
+    ),
+    "classes as a list": BadTask(
+        lambda: replace(classes(), classes=[[0, 1, 2]] * 2),
+        "classes is a list", "one number of a class for each way is needed", "give a tensor of int64",
+        routes=NOT_SEEN_BY_ADAPT,
+    ),
+    "classes of a regression": BadTask(
+        lambda: replace(values(), classes=torch.zeros(2, 3, dtype=torch.int64)),
+        r"a regression has classes of shape \(2, 3\)", "only a task with ways has any", "leave classes out",
+        learner=regressor, routes=NOT_SEEN_BY_ADAPT,
+    ),
+    "classes as floats": BadTask(
+        lambda: replace(classes(), classes=torch.zeros(2, 3)),
+        "classes has dtype torch.float32", "must be torch.int64", r"use classes.long\(\)", routes=NOT_SEEN_BY_ADAPT,
+    ),
+    "classes for another number of ways": BadTask(
+        lambda: replace(classes(), classes=torch.zeros(2, 4, dtype=torch.int64)),
+        r"classes has shape \(2, 4\)", r"a 3-way task needs \(2, 3\)", "one number .* for each way",
+        routes=NOT_SEEN_BY_ADAPT,
+    ),
+    "classes below 0": BadTask(
+        lambda: replace(classes(), classes=torch.tensor([[0, 1, 2], [3, -1, 5]])),
+        "classes holds -1", "are numbered from 0", "give classes=None", routes=NOT_SEEN_BY_ADAPT,
     ),
     "NaN in targets": BadTask(
         on_support(lambda b: replace(b, y=spoilt(b.y, float("nan"))), values),
@@ -674,6 +708,13 @@ def zipped(path: Path) -> Path:
     return path
 
 
+def steps(*given: Any, shape: tuple[int, ...] = (1, 4, 4), **options: Any) -> object:
+    return from_transforms((torch.rand(12, *shape), torch.arange(4).repeat(3)), list(given), **options)
+
+
+TWO_WAYS = (NWays(2), KShots(1, queries=1))
+
+
 def grouped(*counts: int) -> tuple[Tensor, list[str]]:
     return torch.randn(sum(counts), 4), [f"class {c}" for c, n in enumerate(counts) for _ in range(n)]
 
@@ -709,6 +750,57 @@ DATA: dict[str, Wrong] = {
     "unknown small_classes": Wrong(
         lambda _: Episodes(grouped(9, 9), 2, 1, 1, small_classes="drop"),  # type: ignore[arg-type]
         "small_classes='drop'", "not known", "choose 'error' or 'skip'",
+    ),
+    "shuffle as a number": Wrong(
+        lambda _: Episodes(grouped(9, 9), 2, 1, 1, shuffle=7),  # type: ignore[arg-type]
+        "shuffle=7", "whether the support is in random order", "give True or False",
+    ),
+    "steps without ways": Wrong(
+        lambda _: steps(KShots(1)), r"steps \['KShots'\] have no NWays", "how many classes .* is needed", r"add NWays\(5\)"
+    ),
+    "steps without shots": Wrong(
+        lambda _: steps(NWays(2)),
+        "have no KShots", "how many examples is needed", r"add KShots\(1, queries=15\)",
+    ),
+    "steps in a wrong order": Wrong(
+        lambda _: steps(*TWO_WAYS, FilterLabels([0, 1])),
+        "FilterLabels stands after KShots", "the order needed is", "move FilterLabels forward",
+    ),
+    "a step twice": Wrong(
+        lambda _: steps(NWays(3), *TWO_WAYS), "NWays stands 2 times", "one is needed", "leave out the others"
+    ),
+    "a step that is a class": Wrong(
+        lambda _: steps(NWays, KShots(1)), "is the class NWays", "objects of .* are needed", r"give such as NWays\(5\)"
+    ),
+    "one step that is no list": Wrong(
+        lambda _: from_transforms((torch.ones(4, 2), [0, 1] * 2), NWays(2)),  # type: ignore[arg-type]
+        "the steps are a NWays", "several are needed", "give a list such as",
+    ),
+    "one label to filter by": Wrong(
+        lambda _: steps(FilterLabels("0"), *TWO_WAYS), "labels='0'", "several are needed", "give a list of labels"
+    ),
+    "a label to filter by that is not there": Wrong(
+        lambda _: steps(FilterLabels([0, 7]), *TWO_WAYS), "no class is called '7'", "the data has 4", "such as 0, 1, 2"
+    ),
+    "the data given to a step": Wrong(
+        lambda _: steps(*TWO_WAYS, RemapLabels(torch.ones(2))),  # type: ignore[arg-type]
+        "shuffle of type Tensor", "is needed, give True or False", "the data is given once",
+    ),
+    "a rotation by an eighth": Wrong(
+        lambda _: steps(*TWO_WAYS, RandomClassRotation([0, 45])),
+        r"degrees=\[0, 45\]", "quarter turns are needed", "give a list of multiples of 90",
+    ),
+    "a rotation of what is not square": Wrong(
+        lambda _: steps(*TWO_WAYS, RandomClassRotation([0, 90]), shape=(1, 4, 5)),
+        r"shape \(1, 4, 5\) cannot be rotated", "square images .* are needed", "bring them to one size",
+    ),
+    "a rotation of rotations": Wrong(
+        lambda _: steps(RotationsAsClasses(), *TWO_WAYS, RandomClassRotation([0, 90])),
+        "turns of others already, such as '3/rot270'", "needs upright ones", "leave it out",
+    ),
+    "two orders of the support": Wrong(
+        lambda _: steps(*TWO_WAYS, ConsecutiveLabels(), shuffle=True),
+        "sorts the support by class and shuffle=True mixes it", "one order is needed", "leave one of them out",
     ),
     "no task asked for": Wrong(
         lambda _: Episodes(grouped(9, 9), 2, 1, 1).sample(0, kshot.seeded(0)),
@@ -886,6 +978,13 @@ DATA: dict[str, Wrong] = {
         lambda _: Sinusoids("ten"),
         "shots='ten' and queries=10", "a task needs",
         "at least one of each",  # type: ignore[arg-type]
+    ),
+    "no features of a linear regression": Wrong(
+        lambda _: LinearRegressions(inputs=0), "inputs=0", "at least one of each", "give whole numbers"
+    ),
+    "a scale of 0": Wrong(
+        lambda _: LinearRegressions(scale=(0.0, 1.0)),
+        r"scale=\(0\.0, 1\.0\)", "two numbers above 0", r"give \(lowest, highest\)",
     ),
     "negative noise": Wrong(lambda _: Sinusoids(noise=-1.0), r"noise=-1\.0", "standard deviation", "at least 0"),
     "an amplitude alone": Wrong(

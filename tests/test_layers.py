@@ -25,6 +25,7 @@ LAYERS = [
     "vectorize",
     "inner",
     "rules",
+    "recurrent",
     "functional",
     "learner",
     "atomic",

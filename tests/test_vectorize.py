@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
+from torch.utils import _pytree
 
 import kshot
 from kshot import meta_loss, vectorize
 from kshot.models import MLP
 from kshot.rules import SGD
-from kshot.vectorize import choose, meta_backward
+from kshot.types import check_task
+from kshot.vectorize import choose, meta_backward, pieces
 from tests.conftest import classification
 
 
@@ -65,3 +69,23 @@ def test_tasks_are_counted_cut_and_moved() -> None:
     moved = tasks.to("meta")
     assert moved.query.y.device.type == "meta"
     assert moved.support.ways == 3
+    assert moved.classes is tasks[0].classes is None
+
+
+def test_which_classes_a_task_is_of_goes_along() -> None:
+    tasks = dataclasses.replace(classification(tasks=5), classes=torch.arange(15).reshape(5, 3))
+    assert torch.equal(tasks[1:3].classes, tasks.classes[1:3])
+    assert torch.equal(tasks[4].classes, tasks.classes[4])
+    assert tasks.to("meta").classes.device.type == "meta"
+    leaves, tree = _pytree.tree_flatten(tasks)
+    assert leaves[-1] is tasks.classes
+    assert torch.equal(_pytree.tree_unflatten(leaves, tree).classes, tasks.classes)
+
+    for way in ("loop", "vmap", 2):
+        found = torch.cat(list(pieces(lambda task: task.classes[task.query.y], tasks, way)))
+        assert torch.equal(found, tasks.classes.gather(1, tasks.query.y))
+    learner = maml()
+    assert torch.equal(meta_loss(learner, tasks, "vmap"), meta_loss(learner, classification(tasks=5), "vmap"))
+    assert torch.vmap(learner.loss, randomness="different")(tasks).shape == (5,)
+    check_task(tasks, axes=1)
+    check_task(tasks[0])

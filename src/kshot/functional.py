@@ -56,19 +56,49 @@ def select(names: Iterable[str], patterns: str | Iterable[str]) -> list[str]:
 
 def call(model: nn.Module, params: Mapping[str, Tensor], x: Tensor, batch_norm: BatchNormPolicy = None) -> Tensor:
     """model(x) with `params` in place of its own; names that are left out keep the model's own parameters."""
+    outputs: Tensor = run(model, params, (x,), batch_norm=batch_norm)
+    return outputs
+
+
+def run(
+    model: nn.Module,
+    params: Mapping[str, Tensor],
+    inputs: tuple[Any, ...],
+    named: Mapping[str, Any] | None = None,
+    *,
+    batch_norm: BatchNormPolicy = None,
+    method: str | None = None,
+) -> Any:
+    """model(*inputs, **named), or one of its methods, with `params` (and buffers, by name) in place of its own."""
     tensors = {place: params[name] for place, name in _places(model) if name in params}
     for prefix, module in model.named_modules():
-        for name, buffer in module._buffers.items():
+        for slot, buffer in module._buffers.items():
             if buffer is not None:
-                tensors[f"{prefix}.{name}" if prefix else name] = buffer.clone()
+                name = f"{prefix}.{slot}" if prefix else slot
+                tensors[name] = params.get(name, buffer).clone()
+    target = model if method is None else _Method(model, method)
+    if method is not None:
+        tensors = {f"model.{name}": t for name, t in tensors.items()}
     try:
         with _normalizing(model, batch_norm), _no_fused_encoder():
-            outputs: Tensor = torch.func.functional_call(model, tensors, (x,), tie_weights=False)
+            return torch.func.functional_call(target, tensors, inputs, dict(named or {}), tie_weights=False)
     except RuntimeError as error:  # torch's complaint about shapes and dtypes; under vmap it may be one about vmap
-        if isinstance(error, NotImplementedError | torch.OutOfMemoryError) or not is_concrete(Batch(x, x)):
+        x = next((value for value in inputs if isinstance(value, Tensor)), torch.empty(0))
+        known = isinstance(error, NotImplementedError | torch.OutOfMemoryError)
+        if known or not x.ndim or not x.numel() or not is_concrete(Batch(x, x)):
             raise
         raise InputError(_why_refused(model, x, error)) from error
-    return outputs
+
+
+class _Method(nn.Module):
+    """A module whose forward is another method of `model`."""
+
+    def __init__(self, model: nn.Module, method: str) -> None:
+        super().__init__()
+        self.model, self.method = model, method
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        return getattr(self.model, self.method)(*inputs, **named)
 
 
 def _why_refused(model: nn.Module, x: Tensor, error: RuntimeError) -> str:
@@ -80,6 +110,23 @@ def _why_refused(model: nn.Module, x: Tensor, error: RuntimeError) -> str:
         f"the model {type(model).__name__} cannot take {len(x)} examples of shape {tuple(x.shape[1:])} ({reason}): give "
         "them the shape that it expects, or build the model for these"
     )
+
+
+def batch_statistics(model: nn.Module, params: Mapping[str, Tensor], x: Tensor) -> Params:
+    """What batch norms that keep running statistics see when the model runs on x: their buffers, by name."""
+    norms = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
+    before = [(m.training, m.momentum) for m in norms.values()]
+    tensors = {place: params[name] for place, name in _places(model) if name in params}
+    tensors |= {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        for m in norms.values():
+            m.training, m.momentum = True, 1.0  # of this batch alone
+        with _no_fused_encoder():
+            torch.func.functional_call(model, tensors, (x,), tie_weights=False)
+    finally:
+        for m, (training, momentum) in zip(norms.values(), before, strict=True):
+            m.training, m.momentum = training, momentum
+    return {f"{name}.{slot}": tensors[f"{name}.{slot}"] for name in norms for slot in ("running_mean", "running_var")}
 
 
 def uses_batch_statistics(model: nn.Module, batch_norm: BatchNormPolicy) -> bool:

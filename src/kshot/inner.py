@@ -29,7 +29,8 @@ def descend(objective: Objective, params: Params, rule: Rule, steps: int, hyperg
     state = rule.init(params)
     path = [params]
     for step in range(steps):
-        params, state = rule.step(params, gradient(objective, params, step), state)
+        grads, value = gradient(objective, params, step)
+        params, state = rule.step(params, grads, rule.observe(state, value))
         path.append(params)
     return path
 
@@ -50,32 +51,33 @@ def unused(objective: Objective, params: Params) -> list[str]:
     return [name for name, g in zip(leaves, grads, strict=True) if g is None]
 
 
-def _unrolled(objective: Objective, params: Params, step: int) -> Params:
+def _unrolled(objective: Objective, params: Params, step: int) -> tuple[Params, Tensor]:
     if not torch.is_grad_enabled():
         return _first_order(objective, params, step)
     with twice_differentiable():
         return _gradient(objective, params, step, differentiable=True)
 
 
-def _first_order(objective: Objective, params: Params, step: int) -> Params:
+def _first_order(objective: Objective, params: Params, step: int) -> tuple[Params, Tensor]:
     constant = {name: p.detach() for name, p in params.items()}
     return _gradient(objective, constant, step, differentiable=False)
 
 
-def _gradient(objective: Objective, params: Params, step: int, differentiable: bool) -> Params:
-    """∇objective at params. Inside vmap only torch.func.grad will do; outside, plain autograd costs half as much."""
+def _gradient(objective: Objective, params: Params, step: int, differentiable: bool) -> tuple[Params, Tensor]:
+    """∇objective at params, and its value. Inside vmap only torch.func.grad will do; outside, plain autograd costs half."""
     if inside_transform():
         with nullcontext() if differentiable else torch.no_grad():  # which silences the outer loop, not torch.func.grad
-            found: Params = torch.func.grad(objective)(params, step)
+            found: tuple[Params, Tensor] = torch.func.grad_and_value(objective)(params, step)
         return found
     with torch.enable_grad():
-        start = params if differentiable else {name: p.requires_grad_() for name, p in params.items()}
+        start = {name: p if p.requires_grad else p.detach().requires_grad_() for name, p in params.items()}
         value = objective(start, step)
         grads = torch.autograd.grad(value, list(start.values()), create_graph=differentiable, allow_unused=True)
-    return {name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(params.items(), grads, strict=True)}
+    found_or_zero = (torch.zeros_like(p) if g is None else g for p, g in zip(params.values(), grads, strict=True))
+    return dict(zip(params, found_or_zero, strict=True)), value if differentiable else value.detach()
 
 
-_GRADIENTS: dict[str, Callable[[Objective, Params, int], Params]] = {
+_GRADIENTS: dict[str, Callable[[Objective, Params, int], tuple[Params, Tensor]]] = {
     "unrolled": _unrolled,
     "first-order": _first_order,
 }

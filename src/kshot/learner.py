@@ -19,8 +19,13 @@ def mse_loss(outputs: Tensor, y: Tensor) -> Tensor:
     return (outputs - y).square().mean()
 
 
+def squared_scores(outputs: Tensor, y: Tensor) -> Tensor:
+    """Mean over queries and classes of (σ(score) − [right])²: what relation networks are trained by."""
+    return (outputs.sigmoid() - F.one_hot(y, outputs.shape[1]).to(outputs.dtype)).square().mean()
+
+
 # The losses that a recipe can name and a saved learner can carry; any callable serves from Python.
-LOSSES: dict[str, Criterion] = {"cross_entropy": F.cross_entropy, "mse": mse_loss}
+LOSSES: dict[str, Criterion] = {"cross_entropy": F.cross_entropy, "mse": mse_loss, "squared_scores": squared_scores}
 
 
 def named_loss(loss: Criterion | str) -> Criterion:
@@ -41,11 +46,13 @@ class MetaLearner(nn.Module, ABC):
     criterion: (outputs, y) -> scalar.
     seen: the identities of the classes that it was trained on; evaluation refuses to meet them again.
     features: the shape of one example of its training, such as (1, 28, 28).
+    progress: the share of its training that is done; `fit` says so before each outer step, for losses that change with it.
     """
 
     criterion: Criterion
     seen: frozenset[str] = frozenset()
     features: tuple[int, ...] | None = None
+    progress: float = 1.0
 
     @abstractmethod
     def adapt(self, support: Batch) -> Any:
@@ -67,6 +74,10 @@ class MetaLearner(nn.Module, ABC):
         """What was fitted after 0, 1, … steps; a learner that does not learn in steps has one entry."""
         return [self.adapt(support)]
 
+    def track(self, tasks: Task) -> None:
+        """After an outer step `fit` shows its tasks: here, and nowhere else, may a learner's buffers move."""
+        return None
+
     @property
     def transductive(self) -> bool:
         """Whether the prediction for one query example depends on the others."""
@@ -75,6 +86,11 @@ class MetaLearner(nn.Module, ABC):
     @property
     def class_symmetric(self) -> bool:
         """Whether renumbering the classes of a task renumbers its predictions and changes nothing else."""
+        return True
+
+    @property
+    def order_free(self) -> bool:
+        """Whether the order of the support examples does not matter."""
         return True
 
     def judge(self, outputs: Tensor, batch: Batch) -> Tensor:

@@ -27,6 +27,7 @@ _TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "learner": LEARNERS,
     "model": MODELS,
     "encoder": MODELS,
+    "relation": MODELS,
     "rule": RULES,
 }
 _UNKNOWN = "not rebuildable"

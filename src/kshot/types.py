@@ -44,19 +44,24 @@ class Task:
     """Two Batches: learn from `support`, be judged on `query`.
 
     With a leading axis T it is a batch of tasks: `len(tasks)` counts them, `tasks[i]` is one, `tasks[a:b]` are some.
+    classes: [N] int64, which of the source's classes each class number of this task stands for; None in regression, or where
+    it is not known. No learner needs it to learn the task: it is for what looks at many tasks together.
     """
 
     support: Batch
     query: Batch
+    classes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.support)
 
     def __getitem__(self, index: Any) -> Task:
-        return Task(self.support[index], self.query[index])
+        classes = self.classes if self.classes is None else self.classes[index]
+        return Task(self.support[index], self.query[index], classes)
 
     def to(self, device: torch.device | str) -> Task:
-        return Task(self.support.to(device), self.query.to(device))
+        classes = self.classes if self.classes is None else self.classes.to(device)
+        return Task(self.support.to(device), self.query.to(device), classes)
 
 
 def _batch(children: Any, ways: Any) -> Batch:
@@ -64,8 +69,13 @@ def _batch(children: Any, ways: Any) -> Batch:
     return Batch(x, y, ways)
 
 
+def _parts(task: Task) -> tuple[list[Any], None]:
+    """`classes` is a child only where it is there: vmap refuses None as a leaf."""
+    return [task.support, task.query, *([] if task.classes is None else [task.classes])], None
+
+
 _pytree.register_pytree_node(Batch, lambda b: ([b.x, b.y], b.ways), _batch)
-_pytree.register_pytree_node(Task, lambda t: ([t.support, t.query], None), lambda parts, _: Task(*parts))
+_pytree.register_pytree_node(Task, _parts, lambda parts, _: Task(*parts))
 
 
 class TaskSource(Protocol):
@@ -153,6 +163,8 @@ def check_task(task: Task, *, axes: int = 0) -> None:
             f"support examples have shape {_shape(features)} and query examples {_shape(asked)}: make them alike"
         )
     _check_every_class_present(task.support)
+    if task.classes is not None:
+        _check_classes(task.classes, task.support, axes)
 
 
 def inside_transform() -> bool:
@@ -171,6 +183,11 @@ def _check_kind(task: object) -> None:
         raise InputError(f"a Task(support, query) is needed, found {type(task).__name__}: build one from two Batches")
     _check_half(task.support, "support")
     _check_half(task.query, "query")
+    if not (task.classes is None or isinstance(task.classes, Tensor)):
+        raise InputError(
+            f"classes is a {type(task.classes).__name__}: one number of a class for each way is needed, give a tensor of "
+            "int64, or None"
+        )
 
 
 def _check_half(batch: object, role: str) -> None:
@@ -232,6 +249,29 @@ def _check_labels(y: Tensor, ways: int, role: str, axes: int) -> None:
         raise InputError(
             f"{role} labels run from {low} to {high}, a {ways}-way task needs 0..{ways - 1}: "
             "relabel the classes of each task from 0 (kshot.tasks.Episodes does)"
+        )
+
+
+def _check_classes(classes: Tensor, support: Batch, axes: int) -> None:
+    if support.ways is None:
+        raise InputError(
+            f"a regression has classes of shape {_shape(classes.shape)}: only a task with ways has any, leave classes out, "
+            "or give Batch(x, y, ways=N)"
+        )
+    if classes.dtype != torch.int64:
+        raise InputError(
+            f"classes has dtype {classes.dtype}: numbers of classes must be torch.int64, use classes.long()"
+        )
+    needed = torch.Size([*support.y.shape[:axes], support.ways])
+    if classes.shape != needed:
+        raise InputError(
+            f"classes has shape {_shape(classes.shape)} and a {support.ways}-way task needs {_shape(needed)}: give one "
+            "number of the source's classes for each way"
+        )
+    if int(classes.min()) < 0:
+        raise InputError(
+            f"classes holds {int(classes.min())}: the source's classes are numbered from 0, and where they are not known give "
+            "classes=None"
         )
 
 

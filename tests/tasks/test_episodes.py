@@ -89,15 +89,29 @@ def test_the_generator_decides_everything():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_task_says_which_classes_it_is_of():
+    episodes = Episodes(numbered(20, 3, 20, 20, 20), 3, 2, 4, small_classes="skip")
+    tasks = episodes.sample(50, seeded(0))
+    assert tasks.classes.shape == (50, 3)
+    assert tasks.classes.dtype == torch.int64
+    for task in tasks:
+        for half in (task.support, task.query):  # a class of the data is named by what stands in x
+            names = [episodes.data.names[c] for c in task.classes[half.y]]
+            assert names == [str(int(c)) for c in half.x[:, 1]]
+    assert tasks.classes.unique().tolist() == [0, 1, 2, 3]  # of those that were not left out
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 12])
-def test_parts_of_a_plan_are_parts_of_the_whole(ranks):
-    episodes = Episodes(numbered(*[20] * 12), 5, (1, 5), 2, balanced=False)
+def test_parts_of_a_plan_are_parts_of_the_whole(ranks, shuffle):
+    episodes = Episodes(numbered(*[20] * 12), 5, (1, 5), 2, balanced=False, shuffle=shuffle)
     whole = episodes.sample(12, seeded(7))
     size = 12 // ranks
     parts = [draw(episodes, 12, seeded(7), slice(r * size, (r + 1) * size)) for r in range(ranks)]
     assert torch.equal(torch.cat([p.support.x for p in parts]), whole.support.x)
     assert torch.equal(torch.cat([p.query.x for p in parts]), whole.query.x)
     assert torch.equal(torch.cat([p.support.y for p in parts]), whole.support.y)
+    assert torch.equal(torch.cat([p.classes for p in parts]), whole.classes)
 
 
 def test_ways_shots_and_queries_vary_between_batches():
@@ -122,6 +136,37 @@ def test_imbalance_gives_each_class_its_own_shots():
         assert 1 <= counts.min() <= counts.max() <= 6
         uneven += int(counts.min() < counts.max())
     assert uneven > 10
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_a_shuffled_support_is_the_same_in_another_order(balanced):
+    data, options = numbered(*[20] * 12), {"ways": 4, "shots": (2, 3), "queries": 2, "balanced": balanced}
+    in_order = Episodes(data, **options).sample(50, seeded(1))
+    shuffled = Episodes(data, **options, shuffle=True).sample(50, seeded(1))
+    lawful(shuffled, 4, None, 2)
+    assert torch.equal(shuffled.query.x, in_order.query.x)
+    assert torch.equal(shuffled.query.y, in_order.query.y)
+    for one, other in zip(shuffled, in_order, strict=True):
+        place = one.support.x[:, 0].sort().indices, other.support.x[:, 0].sort().indices
+        assert torch.equal(one.support.x[place[0]], other.support.x[place[1]])
+        assert torch.equal(one.support.y[place[0]], other.support.y[place[1]])
+    assert len(shuffled.support.y.unique(dim=0)) > 40  # an order for each task
+
+
+def test_each_order_of_the_support_is_as_likely():
+    y = Episodes(numbered(*[9] * 4), 3, 1, 1, shuffle=True).sample(12_000, seeded(0)).support.y
+    assert chi_square_fits((y[:, 0] * 3 + y[:, 1]).bincount(minlength=9)[[1, 2, 3, 5, 6, 7]])
+
+
+def test_with_shots_keeps_the_classes_the_queries_and_the_order():
+    episodes = Episodes(numbered(20, 9, 20, 20, 4), 3, (1, 3), 6, balanced=False, small_classes="skip", shuffle=True)
+    more = episodes.with_shots(2)
+    assert more.data.names == episodes.data.names == ("0", "1", "2", "3")
+    task = more.sample(20, seeded(0))
+    lawful(task, 3, 2, 6)
+    assert len(task.support.y.unique(dim=0)) > 5
+    with pytest.raises(InputError, match="class '1' has 9 examples"):  # not three classes where there were four
+        episodes.with_shots(5)
 
 
 def test_every_class_and_every_example_comes_up():
@@ -167,6 +212,7 @@ def test_pairs_are_read():
         ({"queries": (1, 2, 3)}, "queries="),
         ({"shots": 3, "balanced": False}, "range of shots"),
         ({"small_classes": "drop"}, "small_classes='drop'"),
+        ({"shuffle": 3}, "shuffle=3"),
         ({"queries": 30}, "leave the class out"),
         ({"queries": 30, "small_classes": "skip"}, "20 examples"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +12,15 @@ from torch.nn.functional import cross_entropy
 from kshot.functional import (
     BatchNormPolicy,
     Params,
-    call,
     check_batch_norm,
     parameters,
+    run,
     select,
     uses_batch_statistics,
 )
 from kshot.inner import Hypergradient, Objective, check_hypergradient, descend, unused
 from kshot.learner import Criterion, MetaLearner, named_loss
+from kshot.learners.clone import Clone
 from kshot.rules import SGD, Rule
 from kshot.types import Batch, InputError, check_support, is_concrete
 
@@ -67,7 +69,7 @@ class GradientLearner(MetaLearner):
             self.adapted = list(self.start())  # by name, so that a saved learner still knows which ones were frozen
         self.rule.prepare(self.start(), steps)
 
-    def start(self) -> Params:
+    def start(self, support: Batch | None = None) -> Params:
         """The adapted parameters before the first step; frozen ones (requires_grad=False) never move."""
         params = parameters(self.model)
         return {name: params[name] for name in select((n for n, p in params.items() if p.requires_grad), self.adapted)}
@@ -81,21 +83,42 @@ class GradientLearner(MetaLearner):
         return self.descend(support, steps, self.hypergradient)
 
     def descend(self, support: Batch, steps: int, hypergradient: Hypergradient, minibatches: int = 1) -> list[Params]:
-        """The adapted parameters after 0, 1, …, steps updates; each step sees the next of `minibatches` interleaved parts."""
+        """What was fitted after 0, 1, …, steps updates; each step sees the next of `minibatches` interleaved parts."""
 
         def objective(params: Params, step: int) -> Tensor:
             part = support[step % minibatches :: minibatches]
-            return self.judge(self.predict(params, part.x), part)
+            return self.judge(self.predict(self.at_step(params, step), part.x), part)
 
         if minibatches > len(support):
             raise InputError(f"minibatches={minibatches} of {len(support)} examples: some would be empty, lower it")
-        start = self.start()
+        start = self.start(support)
         if not self._all_used and is_concrete(support):
             self._check_all_used(objective, start)
-        return descend(objective, start, self.rule, steps, hypergradient)
+        path = descend(objective, start, self.rule, steps, hypergradient)
+        return [self.at_step(params, step) for step, params in enumerate(path)]
+
+    def at_step(self, params: Params, step: int) -> Params:
+        """The moved parameters, and what else depends on the step that they are at."""
+        return params
 
     def predict(self, fitted: Params, x: Tensor) -> Tensor:
-        return call(self.model, fitted, x, self.batch_norm)
+        outputs: Tensor = self.run(fitted, x)
+        return outputs
+
+    def run(self, fitted: Params, *inputs: Any, method: str | None = None, **named: Any) -> Any:
+        """The model, or one of its methods, on fitted parameters."""
+        return run(self.model, fitted, inputs, named, batch_norm=self.batch_norm, method=method)
+
+    def clone(self, support: Batch | None = None) -> Clone:
+        """For a loop of your own: a clone computes, adapts to any loss of what it computed, and computes again."""
+        return Clone(self, self.start(support))
+
+    def refuse_learned_rule(self) -> None:
+        if any(True for _ in self.rule.parameters()):
+            raise InputError(
+                f"{type(self).__name__} has no meta-gradient, so it cannot train the rule's own parameters: use a rule with "
+                "learn=None, or MAML"
+            )
 
     @property
     def class_symmetric(self) -> bool:

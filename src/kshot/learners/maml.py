@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from kshot.learners.gradient import GradientLearner
+from kshot.rules import SGD, Curvature, LSTMRule, Rule
 
 
 class MAML(GradientLearner):
@@ -34,3 +35,46 @@ def ANIL(model: nn.Module, *, adapted: str | Sequence[str] = "head.*", **choices
     Raghu, Raghu, Bengio, Vinyals 2020, Rapid Learning or Feature Reuse?
     """
     return MAML(model, adapted=adapted, **choices)
+
+
+def BOIL(model: nn.Module, *, adapted: str | Sequence[str] = "!head.*", **choices: Any) -> MAML:
+    """Body only in the inner loop: the features move, the head stays, so that features must learn to change.
+
+    Oh, Yoo, Kim, Yun 2021, BOIL: Towards Representation Change for Few-shot Learning.
+    """
+    return MAML(model, adapted=adapted, **choices)
+
+
+def MetaSGD(model: nn.Module, *, lr: float = 0.01, **choices: Any) -> MAML:
+    """Learn a step size and direction for each weight, along with where it starts.
+
+    Li, Zhou, Chen, Li 2017, Meta-SGD: Learning to Learn Quickly for Few-Shot Learning.
+    Differs: the rates all start at lr; the paper draws them at random.
+    """
+    return MAML(model, rule=SGD(lr, learn="parameter"), **choices)
+
+
+def MetaCurvature(model: nn.Module, *, rule: Rule | None = None, **choices: Any) -> MAML:
+    """Learn to bend gradients: a learned matrix along each axis of each gradient, before `rule` takes the step.
+
+    Park, Oliva 2019, Meta-Curvature. See kshot.rules.Curvature.
+    """
+    return MAML(model, rule=Curvature(rule), **choices)
+
+
+def MetaKFO(
+    model: nn.Module, *, rule: Rule | None = None, adapted: str | Sequence[str] = "head.*", **choices: Any
+) -> MAML:
+    """Almost no inner loop, with a learned Kronecker-factored map of the head's gradient.
+
+    Arnold, Iqbal, Sha 2021, When MAML Can Adapt Fast and How to Assist When It Cannot. Differs: the map is linear.
+    """
+    return MAML(model, rule=Curvature(rule), adapted=adapted, **choices)
+
+
+def MetaLSTM(model: nn.Module, *, lr: float = 0.1, hidden: int = 20, **choices: Any) -> MAML:
+    """An LSTM, shared by all weights, learns how much of each to keep and how far to move it; and where all start.
+
+    Ravi, Larochelle 2017, Optimization as a Model for Few-Shot Learning. See kshot.rules.LSTMRule.
+    """
+    return MAML(model, rule=LSTMRule(lr, hidden=hidden), **{"hypergradient": "first-order", **choices})

@@ -8,16 +8,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity, cross_entropy, one_hot
+from torch.nn.functional import cosine_similarity, one_hot
 
-from kshot.functional import (
-    BatchNormPolicy,
-    call,
-    check_batch_norm,
-    uses_batch_statistics,
-)
-from kshot.learner import MetaLearner
-from kshot.types import Batch, InputError, check_support
+from kshot.functional import BatchNormPolicy
+from kshot.learners.embedding import EmbeddingLearner
+from kshot.types import Batch, InputError
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # ([Q, 1, D], [1, N, D]) -> [Q, N]
 
@@ -39,45 +34,30 @@ def class_means(embedded: Tensor, y: Tensor, ways: int) -> Tensor:
     return (members.T @ embedded) / members.sum(0).unsqueeze(1)
 
 
-class _PrototypeLearner(MetaLearner):
+class _PrototypeLearner(EmbeddingLearner):
     """Embeds with `encoder`, one prototype a class, logits = −distance / temperature."""
 
     def __init__(self, encoder: nn.Module | None, distance: str | Distance, batch_norm: BatchNormPolicy) -> None:
-        super().__init__()
-        if encoder is not None:
-            check_batch_norm(encoder, batch_norm)
+        super().__init__(encoder, batch_norm)
         if isinstance(distance, str) and distance not in DISTANCES:
             raise InputError(
                 f"distance={distance!r} is not known: choose {' or '.join(DISTANCES)}, or give a function "
                 "([Q, 1, D], [1, N, D]) -> [Q, N]"
             )
-        self.encoder, self.distance, self.batch_norm = encoder, distance, batch_norm
-        self.criterion = cross_entropy
+        self.distance = distance
 
     def adapt(self, support: Batch) -> Tensor:
         """Prototypes [N, D]."""
-        check_support(support)
-        if support.ways is None:
-            raise InputError(
-                "prototypes need classes and this task has none: give Batch(x, y, ways=N) with class numbers"
-            )
-        return class_means(self.embed(support.x), support.y, support.ways)
+        ways = self.ways(support)
+        return class_means(self.embed(support.x), support.y, ways)
 
     def predict(self, fitted: Tensor, x: Tensor) -> Tensor:
         distance = DISTANCES[self.distance] if isinstance(self.distance, str) else self.distance
         return -distance(self.embed(x).unsqueeze(1), fitted.unsqueeze(0)) * self.scale()
 
-    def embed(self, x: Tensor) -> Tensor:
-        """x [S, *features] -> [S, D]."""
-        return (x if self.encoder is None else call(self.encoder, {}, x, self.batch_norm)).flatten(1)
-
     def scale(self) -> Tensor | float:
         """One over the temperature."""
         return 1.0
-
-    @property
-    def transductive(self) -> bool:
-        return self.encoder is not None and uses_batch_statistics(self.encoder, self.batch_norm)
 
 
 class ProtoNet(_PrototypeLearner):

@@ -25,11 +25,7 @@ class Reptile(GradientLearner):
         super().__init__(model, **{"hypergradient": "first-order", **choices})
         if not isinstance(minibatches, int) or minibatches < 1:
             raise InputError(f"minibatches={minibatches!r}: Reptile needs a whole number of at least 1")
-        if any(True for _ in self.rule.parameters()):
-            raise InputError(
-                "Reptile has no meta-gradient, so it cannot train the rule's own parameters: use a rule with learn=None, "
-                "or MAML"
-            )
+        self.refuse_learned_rule()
         self.minibatches = minibatches
 
     def loss(self, task: Task) -> Tensor:

@@ -16,7 +16,9 @@ class Conv4(nn.Module):
 
     Vinyals 2016, Snell 2017, Finn 2017. x [B, channels, size, size] -> [B, outputs] or the flat features [B, D].
     down: 'pool' (2×2 max) or 'stride' (2 in the convolution, cheaper; MAML's choice on Omniglot).
-    norm: 'batch' (statistics of the batch at hand: transductive, no running ones), 'group' (8 groups), 'none'.
+    norm: 'batch' (statistics of the batch at hand: transductive, no running ones), 'running' (keeps running ones too; the
+    learner then needs a batch_norm policy), 'group' (8 groups), 'none'.
+    halvings: how many blocks halve, from the first on; flat=False: the maps [B, width, h, w], for learners that compare maps.
     Initial weights: Xavier uniform for convolutions and head; biases zero; normalization scale one.
     """
 
@@ -29,18 +31,27 @@ class Conv4(nn.Module):
         size: int = 28,
         down: Literal["pool", "stride"] = "pool",
         norm: Norm = "batch",
+        halvings: int = 4,
+        flat: bool = True,
     ) -> None:
         super().__init__()
         if down not in ("pool", "stride"):
             raise InputError(f"down={down!r} is not known: choose 'pool' or 'stride'")
         check_sizes("Conv4", outputs=outputs, width=width, channels=channels, size=size)
-        if down == "pool" and size < 16:
-            raise InputError(f"Conv4 with pooling halves four times: size={size} is too small, give at least 16")
+        if not isinstance(halvings, int) or not 0 <= halvings <= 4:
+            raise InputError(f"Conv4 has halvings={halvings!r}: it has four blocks, give a whole number from 0 to 4")
+        if down == "pool" and size < 2**halvings:
+            raise InputError(f"Conv4 halves {halvings} times: size={size} is too small, give at least {2**halvings}")
+        if outputs is not None and not flat:
+            raise InputError(
+                f"Conv4 has outputs={outputs} and flat=False: a head needs flat features, leave one of them out"
+            )
         self.outputs, self.width, self.channels = outputs, width, channels
-        self.size, self.down, self.norm = size, down, norm
-        self.body = nn.Sequential(*(self._block(channels if i == 0 else width) for i in range(4)), nn.Flatten())
+        self.size, self.down, self.norm, self.halvings, self.flat = size, down, norm, halvings, flat
+        blocks = [self._block(channels if i == 0 else width, halves=i < halvings) for i in range(4)]
+        self.body = nn.Sequential(*blocks, *([nn.Flatten()] if flat else []))
         with torch.no_grad():
-            self.features = self.body(torch.zeros(2, channels, size, size)).shape[1]
+            self.features = self.body(torch.zeros(2, channels, size, size))[0].numel()
         self.head: nn.Module = nn.Identity() if outputs is None else nn.Linear(self.features, outputs)
         for m in self.modules():
             if isinstance(m, nn.Conv2d | nn.Linear):
@@ -48,13 +59,12 @@ class Conv4(nn.Module):
                 if m.bias is not None:
                     nn.init.zeros_(m.bias)
 
-    def _block(self, inputs: int) -> nn.Module:
-        strided = self.down == "stride"
+    def _block(self, inputs: int, halves: bool) -> nn.Module:
         return nn.Sequential(
-            nn.Conv2d(inputs, self.width, 3, padding=1, stride=2 if strided else 1),
+            nn.Conv2d(inputs, self.width, 3, padding=1, stride=2 if halves and self.down == "stride" else 1),
             normalization(self.norm, self.width),
             nn.ReLU(),
-            nn.Identity() if strided else nn.MaxPool2d(2),
+            nn.MaxPool2d(2) if halves and self.down == "pool" else nn.Identity(),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,12 +9,15 @@ from kshot.tasks.files import from_csv, from_jsonl
 from kshot.tasks.glyphs import Glyphs, draw_glyphs
 from kshot.tasks.images import from_folder
 from kshot.tasks.labelled import Labelled
+from kshot.tasks.linear import LinearRegressions
 from kshot.tasks.omniglot import Omniglot, omniglot
 from kshot.tasks.own import Own
 from kshot.tasks.sinusoids import Sinusoids
+from kshot.tasks.transforms import from_transforms
 
 SOURCES: dict[str, Callable[..., Any]] = {
     "glyphs": Glyphs,
+    "linear": LinearRegressions,
     "omniglot": Omniglot,
     "own": Own,
     "sinusoids": Sinusoids,
@@ -25,6 +28,7 @@ __all__ = [
     "Episodes",
     "Glyphs",
     "Labelled",
+    "LinearRegressions",
     "Omniglot",
     "Sinusoids",
     "draw_glyphs",
@@ -32,5 +36,6 @@ __all__ = [
     "from_dataset",
     "from_folder",
     "from_jsonl",
+    "from_transforms",
     "omniglot",
 ]

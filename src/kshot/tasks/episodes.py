@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from kshot.tasks.files import labelled
-from kshot.tasks.labelled import Labelled
+from kshot.tasks.labelled import Labelled, Storage
 from kshot.types import Batch, InputError, Task
 
 Count = int | Sequence[int]  # a number, or (lowest, highest)
@@ -18,20 +18,26 @@ Count = int | Sequence[int]  # a number, or (lowest, highest)
 
 @dataclass(frozen=True)
 class EpisodePlan:
-    """Which rows make n tasks: support [n, S], query [n, Q]; the labels y are the same for each task."""
+    """Which rows make n tasks: support and y_support [n, S], query and y_query [n, Q], and which classes: [n, N]."""
 
     support: Tensor
     query: Tensor
     y_support: Tensor
     y_query: Tensor
-    ways: int
+    classes: Tensor
+
+    @property
+    def ways(self) -> int:
+        return self.classes.shape[1]
 
     def __getitem__(self, part: slice) -> EpisodePlan:
-        return EpisodePlan(self.support[part], self.query[part], self.y_support, self.y_query, self.ways)
+        return EpisodePlan(*(getattr(self, f.name)[part] for f in fields(self)))
 
 
 class Episodes:
     """N classes, k examples of each to learn from, some others to be judged on.
+
+    A task's `classes` are numbers of `data.names`, once small classes were left out.
 
     data: (x, y) arrays or tensors; a Labelled; a torch or Hugging Face dataset; a folder with a sub-folder a class; a
     .csv or .jsonl file. How to read them in another way: kshot.tasks.{from_folder, from_csv, from_jsonl, from_dataset}.
@@ -39,6 +45,8 @@ class Episodes:
     one class.
     balanced: with a range of shots, False draws each class its own number.
     small_classes: 'error', or 'skip' to leave out the classes that have too few examples.
+    shuffle: whether the support examples of each task come in an order of their own, for learners that read them as a
+    sequence; else class by class.
     """
 
     def __init__(
@@ -50,10 +58,15 @@ class Episodes:
         *,
         balanced: bool = True,
         small_classes: Literal["error", "skip"] = "error",
+        shuffle: bool = False,
     ) -> None:
+        if not isinstance(shuffle, bool):
+            raise InputError(
+                f"shuffle={shuffle!r}: whether the support is in random order is needed, give True or False"
+            )
         self.data: Labelled = labelled(data)
         self.ways, self.shots, self.queries = ways, shots, queries
-        self.balanced, self.small_classes = balanced, small_classes
+        self.balanced, self.small_classes, self.shuffle = balanced, small_classes, shuffle
         self._ways, self._shots, self._queries = (
             _range(name, value) for name, value in (("ways", ways), ("shots", shots), ("queries", queries))
         )
@@ -62,6 +75,7 @@ class Episodes:
                 f"balanced=False needs a range of shots to draw from, found shots={shots}: such as (1, 10)"
             )
         self._drop_small_classes()
+        self.storage: Storage = self.data.storage
         if self._ways[1] > len(self.data):
             raise InputError(
                 f"{self._ways[1]}-way tasks need as many classes and the data has {len(self.data)}: lower ways, or add "
@@ -78,10 +92,12 @@ class Episodes:
         return any(low != high for low, high in (self._ways, self._shots, self._queries))
 
     def with_shots(self, shots: int) -> Episodes:
-        """The same tasks with another number of examples to learn from."""
-        return Episodes(
-            self.data, self.ways, shots, self.queries
-        )  # an error where classes are too small: a curve ends there
+        """The same tasks with another number of examples to learn from, as many for each class.
+
+        An error where a class has too few, also where small ones were left out: with fewer classes it would be another
+        problem, and a curve over shots would compare the two.
+        """
+        return Episodes(self.data, self.ways, shots, self.queries, shuffle=self.shuffle)
 
     def sample(self, n: int, generator: torch.Generator) -> Task:
         return self.read(self.plan(n, generator))
@@ -95,25 +111,28 @@ class Episodes:
             shots = [_draw(self._shots, generator) for _ in range(ways)]
         most = max(shots)
 
-        classes = distinct(torch.tensor(len(self.data)).expand(n), ways, generator)  # [n, N], in random order
+        classes = self.choose_classes(n, ways, generator)
         within = distinct(self.data.count[classes], most + queries, generator)  # [n, N, most + queries]
         rows = self.data.order[self.data.start[classes].unsqueeze(-1) + within]
         support = rows[:, :, :most].flatten(1)
         if not self.balanced:
             support = torch.cat([rows[:, c, :k] for c, k in enumerate(shots)], dim=1)
-        return EpisodePlan(
-            support,
-            rows[:, :, most:].flatten(1),
-            torch.tensor([c for c, k in enumerate(shots) for _ in range(k)]),
-            torch.arange(ways).repeat_interleave(queries),
-            ways,
-        )
+        y_support = torch.tensor([c for c, k in enumerate(shots) for _ in range(k)]).expand(n, -1)
+        y_query = torch.arange(ways).repeat_interleave(queries).expand(n, -1)
+        if self.shuffle:  # drawn last, so that the examples are those of the same tasks in order
+            order = distinct(torch.tensor(support.shape[1]).expand(n), support.shape[1], generator)  # [n, S]
+            support, y_support = support.gather(1, order), y_support.gather(1, order)
+        return EpisodePlan(support, rows[:, :, most:].flatten(1), y_support, y_query, classes)
+
+    def choose_classes(self, n: int, ways: int, generator: torch.Generator) -> Tensor:
+        """[n, N] different classes a task, in random order: the one at place c gets the number c."""
+        return distinct(torch.tensor(len(self.data)).expand(n), ways, generator)
 
     def read(self, plan: EpisodePlan) -> Task:
         def batch(rows: Tensor, y: Tensor) -> Batch:
-            return Batch(self.data.storage.read(rows), y.repeat(len(rows), 1), plan.ways)
+            return Batch(self.storage.read(rows), y.contiguous(), plan.ways)
 
-        return Task(batch(plan.support, plan.y_support), batch(plan.query, plan.y_query))
+        return Task(batch(plan.support, plan.y_support), batch(plan.query, plan.y_query), plan.classes)
 
     def _drop_small_classes(self) -> None:
         if self.small_classes not in ("error", "skip"):

@@ -165,17 +165,23 @@ class Labelled:
             )
         return tuple(self.only(part) for part in parts)
 
+    def check_square(self) -> None:
+        """Raise InputError unless the examples can be turned by 90°."""
+        shape = tuple(self.storage.read(self.order[:1]).shape[1:])
+        if len(shape) < 2 or shape[-1] != shape[-2]:
+            raise InputError(
+                f"examples of shape {shape} cannot be rotated: square images [C, s, s] are needed, bring them to one size"
+            )
+
     def rotated(self) -> Labelled:
         """Four classes of each, one a quarter turn of its images (as in the Omniglot papers).
 
         Split before you rotate: a character upright in one split and turned in another is hardly new.
         """
+        self.check_square()
         m = len(self.storage)
         turned: Storage = Rotated(self.storage)
         if isinstance(self.storage, InMemory):
-            shape = self.storage.x.shape[1:]
-            if len(shape) < 2 or shape[-1] != shape[-2]:
-                raise InputError(f"examples of shape {tuple(shape)} cannot be rotated: square images are needed")
             # four times the memory, and nothing to do when reading
             turned = InMemory(torch.cat([self.storage.x.rot90(k, (-2, -1)) for k in range(4)]))
         return Labelled(

@@ -25,6 +25,7 @@ def Own(
     shares: Sequence[float] = (0.6, 0.2, 0.2),
     split_seed: int = 0,
     small_classes: Literal["error", "skip"] = "error",
+    shuffle: bool = False,
     size: int | None = None,
     channels: int | None = None,
     invert: Invert | None = None,
@@ -50,4 +51,4 @@ def Own(
             f"{place} cannot be read with {reading} ({error}): leave out what kshot.tasks.{reader.__name__} does not take"
         ) from error
     part = data.split(*shares, seed=split_seed)[names.index(split)]
-    return Episodes(part, ways, shots, queries, small_classes=small_classes)
+    return Episodes(part, ways, shots, queries, small_classes=small_classes, shuffle=shuffle)

@@ -165,7 +165,11 @@ class Run:
         torch.manual_seed(seeded(t.seed, self.step, self.ranks.rank).initial_seed())  # for dropout
         for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
             group["lr"] = lr * t.lr_factor(self.step)
+        self.learner.progress = self.step / t.steps
         found = self.update(batch, self.way, stop)
+        with self._autocast():
+            self.learner.track(batch)
+        self.ranks.average_buffers(self.learner)
         self.step += 1
         return found
 
@@ -225,6 +229,7 @@ class Run:
                 checkpoint.fill(self.learner, checkpoint.read(self.out / checkpoint.BEST)[1], self.out)
             elif self.best_weights:
                 self.learner.load_state_dict(self.best_weights)
+        self.learner.progress = 1.0
         self.learner.eval()
 
     def _save(self) -> None:

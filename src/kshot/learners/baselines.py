@@ -1,0 +1,125 @@
+"""Without meta-learning: what every comparison needs beside it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from kshot.functional import BatchNormPolicy, Params, parameters, select
+from kshot.inner import Hypergradient
+from kshot.learner import Criterion
+from kshot.learners.embedding import check_whole, width
+from kshot.learners.gradient import GradientLearner
+from kshot.rules import Rule
+from kshot.types import Batch, InputError, Task
+
+
+def pooled(task: Task) -> Batch:
+    """All examples of a task: ordinary training knows no support."""
+    s, q = task.support, task.query
+    return Batch(torch.cat([s.x, q.x]), torch.cat([s.y, q.y]), s.ways)
+
+
+class MultiTask(GradientLearner):
+    """One model for all tasks: pre-trained on the examples of all of them together, then tuned on a task's support.
+
+    The baseline 'pretrained' of Finn, Abbeel, Levine 2017. Its labels are those of the tasks, so it is for regression, or for
+    classes that keep their numbers over tasks; else take Finetune.
+    """
+
+    def __init__(self, model: nn.Module, **choices: Any) -> None:
+        super().__init__(model, **{"hypergradient": "first-order", **choices})
+        self.refuse_learned_rule()
+
+    def loss(self, task: Task) -> Tensor:
+        examples = pooled(task)
+        return self.judge(self.predict(self.start(), examples.x), examples)
+
+
+class Finetune(GradientLearner):
+    """Pre-train to tell all classes apart, in the ordinary way; for a task, tune a new head on the support.
+
+    Chen, Liu, Kira, Wang, Huang 2019, A Closer Look at Few-shot Classification (Baseline); strong, says Tian et al. 2020.
+    encoder: any; a linear head on top of it tells the `classes` of the training tasks apart, which must say which these are
+    (Task.classes, as Episodes does). adapt replaces it by one for the task's classes, at zero, and moves what `adapted`
+    names: 'head.*', or '*' for the encoder too.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        classes: int,
+        loss: Criterion | str = cross_entropy,
+        rule: Rule | None = None,
+        steps: int = 50,
+        eval_steps: int | None = None,
+        adapted: str | Sequence[str] = "head.*",
+        hypergradient: Hypergradient = "first-order",
+        batch_norm: BatchNormPolicy = None,
+    ) -> None:
+        check_whole("Finetune", classes=classes)
+        self.classes = classes
+        model = nn.Sequential(OrderedDict(encoder=encoder, flat=nn.Flatten(), head=nn.Linear(width(encoder), classes)))
+        super().__init__(
+            model,
+            loss=loss,
+            rule=rule,
+            steps=steps,
+            eval_steps=eval_steps,
+            adapted=adapted,
+            hypergradient=hypergradient,
+            batch_norm=batch_norm,
+        )
+        self.refuse_learned_rule()
+
+    @property
+    def encoder(self) -> nn.Module:
+        return self.model.get_submodule("encoder")
+
+    def start(self, support: Batch | None = None) -> Params:
+        params = super().start()
+        if support is None:
+            return params
+        ways = support.ways
+        if ways is None:
+            raise InputError(
+                "Finetune needs classes and this task has none: give Batch(x, y, ways=N), or take MultiTask"
+            )
+        return {name: p.new_zeros(ways, *p.shape[1:]) if name.startswith("head.") else p for name, p in params.items()}
+
+    def loss(self, task: Task) -> Tensor:
+        if task.classes is None:
+            raise InputError(
+                "the task does not say which of all classes it is of, and Finetune is trained to tell all apart: give "
+                "Task(support, query, classes), as Episodes does"
+            )
+        examples = pooled(task)
+        logits = self.predict({}, examples.x)
+        return self.criterion(logits, task.classes[examples.y])
+
+    @property
+    def class_symmetric(self) -> bool:
+        return True
+
+
+class Scratch(GradientLearner):
+    """Training from scratch: the same random initial parameters for each task, and nothing was learned before.
+
+    There is nothing to train in advance. steps: as many as training takes; the rule: such as kshot.rules.Adam(lr=0.01).
+    """
+
+    def __init__(self, model: nn.Module, *, steps: int = 100, **choices: Any) -> None:
+        super().__init__(model, steps=steps, **{"hypergradient": "first-order", **choices})
+        self.refuse_learned_rule()
+        self.adapted = list(super().start())  # by name, because none of them is trained
+        model.requires_grad_(False)
+
+    def start(self, support: Batch | None = None) -> Params:
+        params = parameters(self.model)
+        return {name: params[name].detach() for name in select(params, self.adapted)}

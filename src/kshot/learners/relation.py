@@ -1,0 +1,68 @@
+"""Relation networks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from kshot.functional import BatchNormPolicy, call, check_batch_norm, uses_batch_statistics
+from kshot.learner import Criterion
+from kshot.learners.embedding import EmbeddingLearner, check_whole, width
+from kshot.learners.prototypes import class_means
+from kshot.types import Batch, InputError
+
+
+class RelationNet(EmbeddingLearner):
+    """A network compares a query with each class, and is itself learned: the metric is not chosen.
+
+    Sung, Yang, Zhang, Xiang, Torr, Hospedales 2018, Learning to Compare: Relation Network for Few-Shot Learning.
+    relation: a module that gives a score [B, 1] for pairs of embeddings, side by side [B, 2D], or, where the encoder gives
+    maps [S, C, H, W], as [B, 2C, H, W] (the paper's way; kshot.models.ConvRelation). Default: a layer of `hidden` units.
+    Trained as in the paper by the squared error of the scores, squeezed to 0..1, against 1 for the right class and 0 for
+    the others (loss='squared_scores'). Differs: a class is the mean of its examples; the paper takes their sum.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        relation: nn.Module | None = None,
+        hidden: int = 128,
+        loss: Criterion | str = "squared_scores",
+        batch_norm: BatchNormPolicy = None,
+    ) -> None:
+        super().__init__(encoder, batch_norm, loss)
+        check_whole("RelationNet", hidden=hidden)
+        if relation is None:
+            relation = nn.Sequential(nn.Linear(2 * width(encoder), hidden), nn.ReLU(), nn.Linear(hidden, 1))
+            self._default = True
+        check_batch_norm(relation, batch_norm)
+        self.compare, self.hidden = relation, hidden
+
+    @property
+    def relation(self) -> nn.Module | None:
+        """The argument."""
+        return None if hasattr(self, "_default") else self.compare
+
+    def adapt(self, support: Batch) -> Tensor:
+        """Class means [N, D] or [N, C, H, W]."""
+        ways = self.ways(support)
+        encoded = self.encode(support.x)
+        return class_means(encoded.flatten(1), support.y, ways).reshape(ways, *encoded.shape[1:])
+
+    def predict(self, fitted: Tensor, x: Tensor) -> Tensor:
+        query, ways = self.encode(x), len(fitted)
+        pairs = torch.cat(
+            [fitted.repeat(len(query), *[1] * (fitted.ndim - 1)), query.repeat_interleave(ways, 0)], 1
+        )  # [Q·N, 2D] or [Q·N, 2C, H, W]
+        scores = call(self.compare, {}, pairs, self.batch_norm)
+        if scores.shape != (len(pairs), 1):
+            raise InputError(
+                f"relation gives scores of shape {tuple(scores.shape)} for {len(pairs)} pairs, needed ({len(pairs)}, 1): "
+                "end it with one output"
+            )
+        return scores.reshape(len(query), ways)
+
+    @property
+    def transductive(self) -> bool:
+        return super().transductive or uses_batch_statistics(self.compare, self.batch_norm)
