@@ -24,6 +24,7 @@ bench: .venv-bench/installed
 	$(ONE_THREAD) .venv-bench/bin/python benchmarks/meta_step.py
 	.venv-bench/bin/python benchmarks/sampling.py
 	.venv-bench/bin/python benchmarks/sinusoid.py
+	$(ONE_THREAD) .venv-bench/bin/python benchmarks/navigation.py
 	.venv-bench/bin/python benchmarks/glyphs_to_omniglot.py
 	$(ONE_THREAD) .venv-bench/bin/python benchmarks/glyph_learners.py
 	$(MAKE) tables

@@ -63,6 +63,18 @@ def sinusoid(r: Result) -> str:
     return table(("squared error after", *(f"{s} steps" for s in steps)), rows) + source(r)
 
 
+def navigation(r: Result) -> str:
+    steps = sorted({x["steps"] for x in r["rows"]})
+    rows = []
+    for learner in dict.fromkeys(x["learner"] for x in r["rows"]):
+        found = {x["steps"]: f"{x['return']:.1f} ± {x['interval']:.1f}" for x in r["rows"] if x["learner"] == learner}
+        rows.append((learner, *(found[s].replace("-", "−") for s in steps)))
+    heads = ("return after", *(f"{s} step{'s' if s != 1 else ''}" for s in steps))
+    by = r["difference_after_one_step"]
+    note = f"\n\nAfter one step MAML is ahead by {by['mean']:.1f} ± {by['interval']:.1f}, task by task."
+    return table(heads, rows) + note + source(r)
+
+
 def meta_gradients(r: Result) -> str:
     worst: dict[tuple[str, str], float] = {}
     for x in r["rows"]:
@@ -97,6 +109,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "glyph-learners": glyph_learners,
     "glyphs-to-omniglot": glyphs_to_omniglot,
     "sinusoid": sinusoid,
+    "navigation": navigation,
     "meta-gradients": meta_gradients,
     "meta-step": meta_step,
     "sampling": sampling,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -49,5 +50,19 @@ def regression(tasks: int = 3, shots: int = 5, queries: int = 4, features: int =
     def batch(k: int) -> Batch:
         x = torch.randn(tasks, k, features, generator=g, dtype=torch.float64)
         return Batch(x, (2 * x.sum(-1, keepdim=True)).sin())
+
+    return Task(batch(shots), batch(queries))
+
+
+def trajectories(tasks: int = 3, shots: int = 5, queries: int = 4, seed: int = 0) -> Task:
+    """Steps of an agent with 4 observations and 2 actions, as a standard normal policy would take them; [T, S, 2 + 2]."""
+    g = torch.Generator().manual_seed(seed)
+
+    def batch(k: int) -> Batch:
+        x = torch.randn(tasks, k, 4, generator=g, dtype=torch.float64)
+        actions = torch.randn(tasks, k, 2, generator=g, dtype=torch.float64)
+        advantage = torch.randn(tasks, k, 1, generator=g, dtype=torch.float64)
+        log_probability = -actions.square().sum(-1, keepdim=True) / 2 - math.log(2 * math.pi)
+        return Batch(x, torch.cat([actions, advantage, log_probability], -1))
 
     return Task(batch(shots), batch(queries))

@@ -31,6 +31,7 @@ import kshot
 from kshot.cli import app
 from kshot.learners import LEARNERS
 from kshot.models import MODELS
+from kshot.rl import ENVIRONMENTS
 from kshot.rules import RULES
 from kshot.settings import arguments
 from kshot.tasks import SOURCES
@@ -175,7 +176,7 @@ def named(text: str) -> set[str]:
 
 def test_every_row_of_the_tables_is_documented() -> None:
     words = named("\n".join(page.read_text() for page in DOCS.glob("*.md")))
-    for table in (LEARNERS, MODELS, RULES, SOURCES):
+    for table in (LEARNERS, MODELS, RULES, SOURCES, ENVIRONMENTS):
         assert {name for name in table if name not in words} == set()
 
 
@@ -197,6 +198,13 @@ OPTIONS: dict[str, list[Callable[..., Any]]] = {
     "evaluation.md": [kshot.evaluate, kshot.Evaluation],
     "learners-gradient.md": [kshot.MAML, kshot.Reptile, kshot.rules.SGD],
     "learners-metric.md": [kshot.ProtoNet, kshot.NearestCentroid],
+    "agents.md": [
+        kshot.PolicyMAML,
+        kshot.models.GaussianPolicy,
+        *ENVIRONMENTS.values(),
+        kshot.rl.fit,
+        kshot.rl.evaluate,
+    ],
     "models.md": [kshot.models.MLP, kshot.models.Conv4, kshot.models.ResNet12],
 }
 

@@ -22,9 +22,9 @@ from kshot import Batch, InputError, MetaLearner, Task, meta_loss
 from kshot.functional import call
 from kshot.learner import mse_loss
 from kshot.learners import LEARNERS
-from kshot.models import MLP, Conv4, ConvRelation, ResNet12
+from kshot.models import MLP, Conv4, ConvRelation, GaussianPolicy, ResNet12
 from kshot.rules import SGD, Adam, Curvature, LSTMRule, RMSprop, StrategyNetwork
-from tests.conftest import classification, regression
+from tests.conftest import classification, regression, trajectories
 
 IMAGE = (1, 16, 16)
 
@@ -45,17 +45,21 @@ def frozen_body() -> nn.Module:
 
 @dataclass(frozen=True)
 class Case:
-    """learner: its name in the table; claim: what its meta-gradient is; task: the tasks it is tried on."""
+    """learner: its name in the table; claim: what its meta-gradient is; features: of its classification tasks, None for values.
+
+    values: makes the tasks of a learner of values.
+    """
 
     learner: str
     make: Callable[[], MetaLearner]
     claim: str = "exact"
     features: tuple[int, ...] | None = (4,)
+    values: Callable[..., Task] = regression
     any_targets: bool = False  # whether it takes regression targets of any shape
 
     def tasks(self, **changes: int) -> Task:
         if self.features is None:
-            return regression(**changes)
+            return self.values(**changes)
         tasks = classification(features=self.features, **changes)
         return replace(tasks, classes=torch.tensor([4, 0, 2]).repeat(len(tasks), 1))  # of five that there are
 
@@ -65,6 +69,13 @@ class Case:
             for p in learner.parameters():
                 p.add_(0.05 * torch.randn_like(p))
         return learner
+
+
+def policy(**choices: object) -> Case:
+    def make() -> MetaLearner:
+        return kshot.PolicyMAML(GaussianPolicy(4, 2, (6,)), **{"rule": SGD(0.1), **copy.deepcopy(choices)})  # type: ignore[arg-type]
+
+    return Case("policy-maml", make, features=None, values=trajectories)
 
 
 CASES = {
@@ -95,6 +106,9 @@ CASES = {
         lambda: kshot.ProtoNet(ResNet12(widths=(2, 2, 3, 3), channels=1, size=16, norm="group")),
         features=IMAGE,
     ),
+    "policy-maml": policy(steps=2),
+    "policy-maml-learned-rates": policy(rule=SGD(0.1, learn="tensor-step"), steps=2, eval_steps=3),
+    "policy-maml-head-momentum": policy(rule=SGD(0.1, momentum=0.9), steps=2, adapted=["head.*", "log_std"], clip=0.5),
     "nearest-centroid": Case("nearest-centroid", lambda: kshot.NearestCentroid(), "none"),
     "nearest-centroid-conv": Case("nearest-centroid", lambda: kshot.NearestCentroid(conv(None)), "none", IMAGE),
     # Rules.
@@ -108,7 +122,14 @@ CASES = {
                 0.1,
                 weight_decay=0.1,
                 clip=0.5,
-                learn={"lr": "tensor", "beta1": "one", "beta2": "step", "eps": "one", "weight_decay": "one", "clip": "one"},
+                learn={
+                    "lr": "tensor",
+                    "beta1": "one",
+                    "beta2": "step",
+                    "eps": "one",
+                    "weight_decay": "one",
+                    "clip": "one",
+                },
             ),
             steps=3,
         ),
@@ -117,9 +138,7 @@ CASES = {
     "maml-strategy-rate": Case("maml", lambda: kshot.MAML(mlp(), rule=StrategyNetwork(hidden=4), steps=3)),
     "maml-strategy-update": Case(
         "maml",
-        lambda: kshot.MAML(
-            MLP(1, (8,), 1), loss=mse_loss, rule=StrategyNetwork(emits="update", hidden=4), steps=3
-        ),
+        lambda: kshot.MAML(MLP(1, (8,), 1), loss=mse_loss, rule=StrategyNetwork(emits="update", hidden=4), steps=3),
         features=None,
     ),
     "maml-strategy-first-order": Case(
@@ -270,7 +289,9 @@ def test_meta_gradient_is_what_is_claimed(case: Case) -> None:
 
 def claim_exact(learner: MetaLearner, tasks: Task, found: dict[str, Tensor]) -> None:
     trained = {n: p for n, p in learner.named_parameters() if p.requires_grad}
-    trained = {n: p for n, p in trained.items() if not n.startswith("per_step.") or found[n].any()}  # rows of no step yet
+    trained = {
+        n: p for n, p in trained.items() if not n.startswith("per_step.") or found[n].any()
+    }  # rows of no step yet
     assert all(found[n].abs().sum() > 0 or _dead_by_design(learner, n) for n in trained)
     for seed in range(4):
         g = torch.Generator().manual_seed(seed)

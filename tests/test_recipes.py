@@ -53,8 +53,9 @@ def test_a_recipe_trains_evaluates_and_reports(name: str, tmp_path: Path, reques
     kshot_command("report", tmp_path)
     assert (tmp_path / "report.html").stat().st_size > 10_000
     learner, recipe = kshot.load(tmp_path), recipes.read(name, [*SMALL, *changes])
-    task = recipe.tasks("test").sample(1, kshot.seeded(0))[0]
-    assert torch.isfinite(learner(task.support, task.query.x)).all()
+    if recipe.kind.fit is kshot.fit:
+        task = recipe.tasks("test").sample(1, kshot.seeded(0))[0]
+        assert torch.isfinite(learner(task.support, task.query.x)).all()
 
 
 def test_toml_there_and_back() -> None:

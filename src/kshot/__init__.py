@@ -1,6 +1,6 @@
 """kshot: meta-learning for PyTorch. Train models that learn a new task from k examples."""
 
-from kshot import models, rules, tasks
+from kshot import models, rl, rules, tasks
 from kshot.evaluation import Evaluation, evaluate
 from kshot.learner import MetaLearner
 from kshot.learners import (
@@ -21,6 +21,7 @@ from kshot.learners import (
     MultiTask,
     NearestCentroid,
     NeuralProcess,
+    PolicyMAML,
     ProtoNet,
     RecurrentLearner,
     RelationNet,
@@ -58,6 +59,7 @@ __all__ = [
     "MultiTask",
     "NearestCentroid",
     "NeuralProcess",
+    "PolicyMAML",
     "ProtoNet",
     "RecurrentLearner",
     "RelationNet",
@@ -74,6 +76,7 @@ __all__ = [
     "load_weights",
     "meta_loss",
     "models",
+    "rl",
     "rules",
     "save",
     "seeded",

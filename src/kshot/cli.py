@@ -18,10 +18,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 from kshot import atomic, recipes, training
-from kshot.evaluation import Evaluation, Point, evaluate
+from kshot.evaluation import Evaluation, Point
 from kshot.learner import MetaLearner
 from kshot.learners import LEARNERS
 from kshot.models import MODELS
+from kshot.rl import ENVIRONMENTS
 from kshot.rules import RULES
 from kshot.tasks import SOURCES, draw_glyphs, from_folder
 from kshot.tasks.images import Invert, images_below, write_folder
@@ -92,9 +93,8 @@ def train(
         text = recipes.to_toml(chosen.settings)
         if ranks.first and not (folder / checkpoint.LAST).is_file():
             atomic.write(folder / RECIPE, text)
-        training.fit(
-            learner, tasks, validate=val, out=folder, tensorboard=tensorboard, **{"device": "auto", **chosen.training}
-        )
+        settings = {"device": "auto", **chosen.training}
+        chosen.kind.fit(learner, tasks, validate=val, out=folder, tensorboard=tensorboard, **settings)
         if ranks.first:
             atomic.write(folder / RECIPE, text)  # a run that was gone on with may have become longer
             out.print(f"trained in {time.perf_counter() - start:.0f} s, kept in [bold]{folder}[/]")
@@ -195,14 +195,15 @@ def report(run: Run, seed: Seed = 0) -> None:
 @app.command("list")
 @sentences
 def list_all() -> None:
-    """Show recipes, learners, models, inner rules and task sources, a line each."""
+    """Show recipes, learners, models, inner rules, task sources and environments, a line each."""
     shown = Table(box=None, show_header=False, pad_edge=False)
     shown.add_column(style="bold", no_wrap=True)
     shown.add_column()
     shown.add_row("[cyan]recipes[/]", "[dim]kshot train NAME[/]")
     for name in recipes.names():
         shown.add_row(f"  {name}", recipes.read(name).about)
-    tables: dict[str, dict[str, Any]] = {"learners": LEARNERS, "models": MODELS, "rules": RULES, "tasks": SOURCES}
+    tables: dict[str, dict[str, Any]] = {"learners": LEARNERS, "models": MODELS, "rules": RULES}
+    tables |= {"tasks": SOURCES | ENVIRONMENTS}
     for kind, table in tables.items():
         shown.add_row()
         shown.add_row(f"[cyan]{kind}[/]", f"[dim]\\[{kind.removesuffix('s') if kind != 'tasks' else kind}] name = …[/]")
@@ -258,7 +259,7 @@ def _recipe(run: Path, changes: list[str]) -> recipes.Recipe:
 def _evaluate(run: Path, learner: MetaLearner, recipe: recipes.Recipe, episodes: int, seed: int) -> Evaluation:
     with Progress(console=err, transient=True) as bar:
         row = bar.add_task("evaluating", total=episodes)
-        return evaluate(
+        return recipe.kind.evaluate(
             learner, recipe.tasks("test"), episodes, seed, progress=lambda done, _: bar.update(row, completed=done)
         )
 

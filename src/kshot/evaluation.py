@@ -18,6 +18,7 @@ from kshot.vectorize import Way, choose, pieces
 
 TASKS_AT_ONCE = 20  # part of the protocol: the tasks of an evaluation depend on its seed alone
 SHOTS = (1, 2, 3, 5, 10, 20)
+HIGHER_IS_BETTER = ("accuracy", "return")  # of the metrics; of others lower is
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """metric: 'accuracy' (share of the queries that are right) or 'mse'; mean ± interval over tasks, 95 %."""
+    """metric: 'accuracy' (share of the queries that are right), 'mse', or 'return'; mean ± interval over tasks, 95 %."""
 
     metric: str
     mean: float

@@ -105,7 +105,7 @@ def draw(source: TaskSource, n: int, generator: torch.Generator, part: slice = s
     if not hasattr(source, "sample"):
         raise InputError(
             f"a source of tasks with .sample(n, generator) is needed, found {type(source).__name__}: make one of labelled "
-            "data by kshot.tasks.Episodes(data, ways, shots, queries)"
+            "data by kshot.tasks.Episodes(data, ways, shots, queries); for environments there are kshot.rl.fit and .evaluate"
         )
     tasks = source.sample(n, generator)
     _check_kind(tasks)

@@ -52,6 +52,12 @@ def pieces(function: Callable[[Task], Any], tasks: Task, way: Way) -> Iterator[A
                 yield torch.vmap(function, randomness="different")(tasks[start : start + size])
 
 
+def each_task(function: Callable[..., Any], *stacked: Any) -> Any:
+    """function(...) of one task, over a leading axis of tasks that every argument has, at once."""
+    with sdpa_kernel(SDPBackend.MATH):
+        return torch.vmap(function, randomness="different")(*stacked)
+
+
 def choose(learner: MetaLearner, tasks: Task, vectorize: Vectorize = "auto") -> Way:
     """Check the tasks, and settle 'auto' by measuring vmap against the loop, once for each shape of tasks."""
     if vectorize not in ("auto", "vmap", "loop") and not (isinstance(vectorize, int) and vectorize > 0):

@@ -11,6 +11,7 @@ from kshot.learners.maml import ANIL, BOIL, FOMAML, MAML, MetaCurvature, MetaKFO
 from kshot.learners.maml_plus_plus import MAMLPlusPlus
 from kshot.learners.matching import MatchingNet
 from kshot.learners.neural_process import NeuralProcess
+from kshot.learners.policy import PolicyMAML
 from kshot.learners.prototypes import NearestCentroid, ProtoNet
 from kshot.learners.recurrent import RecurrentLearner
 from kshot.learners.relation import RelationNet
@@ -45,6 +46,9 @@ FAMILIES: dict[str, dict[str, Callable[..., MetaLearner]]] = {
         "neuralprocess": NeuralProcess,
         "recurrent": RecurrentLearner,
     },
+    "agents": {
+        "policy-maml": PolicyMAML,
+    },
     "baseline": {
         "nearest-centroid": NearestCentroid,
         "finetune": Finetune,
@@ -76,6 +80,7 @@ __all__ = [
     "MultiTask",
     "NearestCentroid",
     "NeuralProcess",
+    "PolicyMAML",
     "ProtoNet",
     "RecurrentLearner",
     "RelationNet",

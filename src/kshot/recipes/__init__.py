@@ -1,26 +1,27 @@
 """Recipes: a whole training in one TOML file, checked before it starts; and what turns one into objects.
 
 [learner] name and settings, with [learner.model] or [learner.encoder] and [learner.rule]; [tasks] name and settings, with
-what differs for one split in [tasks.train], [tasks.val], [tasks.test]; [training] the settings of kshot.fit;
-[evaluation] episodes.
+what differs for one split in [tasks.train], [tasks.val], [tasks.test]; [training] the settings of kshot.fit, or for agents of
+kshot.rl.fit; [evaluation] episodes.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from kshot import evaluation, rl, training
 from kshot.learner import MetaLearner
 from kshot.settings import arguments, build, construct, suggestion
 from kshot.tasks import SOURCES
 from kshot.training.options import Training
-from kshot.types import InputError, TaskSource
+from kshot.types import InputError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -33,10 +34,25 @@ _SECTIONS = {
     "about": (),
     "learner": None,  # None: checked by building it
     "tasks": None,
-    "training": tuple(Training.__dataclass_fields__),
+    "training": None,  # the settings of its kind
     "evaluation": ("episodes",),
 }
 
+
+@dataclass(frozen=True)
+class Kind:
+    """What follows from where a recipe's tasks come from: who trains and measures a learner on them, with what settings."""
+
+    tasks: Mapping[str, Callable[..., Any]]
+    training: type[Training]
+    fit: Callable[..., MetaLearner]
+    evaluate: Callable[..., evaluation.Evaluation]
+
+
+KINDS = (
+    Kind(SOURCES, Training, training.fit, evaluation.evaluate),
+    Kind(rl.ENVIRONMENTS, rl.PolicyTraining, rl.fit, rl.evaluate),
+)
 
 _NO_SECTION = "must be a section with settings below it, such as a line `seed = 0`"
 
@@ -58,6 +74,17 @@ class Recipe:
     def episodes(self) -> int:
         return int(self.settings.get("evaluation", {}).get("episodes", 600))
 
+    @property
+    def kind(self) -> Kind:
+        """That of the training tasks' name."""
+        name = self._tasks("train").get("name")
+        found = next((kind for kind in KINDS if name in kind.tasks), None)
+        if found is None and isinstance(name, str):
+            raise InputError(
+                f"tasks {name!r} is not known: {suggestion(name, [n for kind in KINDS for n in kind.tasks])}"
+            )
+        return found or KINDS[0]  # without a name, building the tasks says that one is needed
+
     def learner(self) -> MetaLearner:
         """A new learner; its initial weights depend on the training seed alone."""
         with torch.random.fork_rng():
@@ -65,16 +92,19 @@ class Recipe:
             learner: MetaLearner = build(self.settings["learner"], "learner")
         return learner
 
-    def tasks(self, split: str) -> TaskSource:
+    def tasks(self, split: str) -> Any:
         """The tasks of one of SPLITS: the settings in [tasks], over them those in [tasks.<split>]."""
+        table, chosen = self.kind.tasks, self._tasks(split)
+        if chosen.get("name") in table and "split" in arguments(table[chosen["name"]]):
+            chosen = {"split": split, **chosen}
+        return construct(table, chosen, "tasks")
+
+    def _tasks(self, split: str) -> dict[str, Any]:
         section = self.settings["tasks"]
         if not isinstance(section.get(split, {}), Mapping):
             raise InputError(f"[tasks.{split}] {_NO_SECTION}, found {section[split]!r}")
-        chosen = {k: v for k, v in section.items() if k not in SPLITS} | section.get(split, {})
-        if chosen.get("name") in SOURCES and "split" in arguments(SOURCES[chosen["name"]]):
-            chosen = {"split": split, **chosen}
-        source: TaskSource = construct(SOURCES, chosen, "tasks")
-        return source
+        chosen: dict[str, Any] = {k: v for k, v in section.items() if k not in SPLITS} | section.get(split, {})
+        return chosen
 
     def check(self) -> None:
         """Raise InputError for what is misspelt or missing; building learner and tasks checks the rest."""
@@ -85,7 +115,8 @@ class Recipe:
         for section, keys in _SECTIONS.items():
             if keys:
                 _check_keys(self.settings.get(section, {}), keys, f"[{section}]")
-        Training(**self.training)
+        _check_keys(self.settings.get("training", {}), tuple(self.kind.training.__dataclass_fields__), "[training]")
+        self.kind.training(**self.training)
         episodes = self.settings.get("evaluation", {}).get("episodes", 600)
         if not isinstance(episodes, int) or episodes < 2:
             raise InputError(f"[evaluation] has episodes={episodes!r}: give a whole number of at least 2")

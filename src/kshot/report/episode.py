@@ -28,17 +28,27 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Paths:
+    """Of an agent in the plane: before it adapted and after [T, E, H + 1, 2], NaN after the end; goals [T, 2]."""
+
+    before: Tensor
+    after: Tensor
+    goals: Tensor
+
+
+@dataclass(frozen=True)
 class Episode:
     """kind: 'images' and 'classes' are classification, 'function' is x [S, 1] to y [S, 1], 'values' other regression.
 
-    outputs: [Q, N] or [Q, *targets], on the CPU. grid [G] and curves: of a 'function'.
+    outputs: [Q, N] or [Q, *targets], on the CPU. grid [G] and curves: of a 'function'. paths: of 'trajectories'.
     """
 
-    kind: Literal["images", "classes", "function", "values"]
+    kind: Literal["images", "classes", "function", "values", "trajectories"]
     task: Task
     outputs: Tensor
     grid: Tensor = field(default_factory=lambda: torch.zeros(0))
     curves: tuple[Curve, ...] = ()
+    paths: Paths | None = None
 
     @property
     def ways(self) -> int:
@@ -146,6 +156,6 @@ def _curves(learner: MetaLearner, fitted: Any, task: Task, grid: Tensor, steps: 
     return tuple(curves)
 
 
-def count(n: int, noun: str) -> str:
-    """'1 step', '2 steps', '1,000 steps'."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+def count(n: int, noun: str, many: str = "") -> str:
+    """'1 step', '2 steps', '1,000 steps'. many: where an s is not enough."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {many or noun + 's'}"

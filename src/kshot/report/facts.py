@@ -119,7 +119,8 @@ def with_interval(evaluation: Evaluation) -> tuple[str, str, str]:
     places = 2
     if math.isfinite(interval) and interval > 0:
         places = min(max(1 - math.floor(math.log10(interval)), 0), 6)
-    return f"{mean:,.{places}f}", f"{interval:,.{places}f}" if math.isfinite(interval) else "", unit
+    text = f"{mean:,.{places}f}".replace("-", "−")
+    return text, f"{interval:,.{places}f}" if math.isfinite(interval) else "", unit
 
 
 def joined(mean: str, interval: str, unit: str) -> str:

@@ -23,12 +23,16 @@ def going_on(r: Report) -> str:
         if len(shell) > 1
         else ""
     )
+    then = (
+        "let it learn from a few examples, predict. Put your own examples in place of the random ones, as in training."
+    )
+    if r.episode.kind == "trajectories":
+        then = "let it adapt to other tasks."
     return (
         "<section><h2>To go on</h2>"
         f"<p>On the command line: measure again, with more tasks or other ways and shots.{adapt}</p>"
         f"<pre><code>{escape(chr(10).join(shell))}</code></pre>"
-        "<p>In Python: load the learner, let it learn from a few examples, predict. Put your own examples in place of "
-        "the random ones, prepared as in training.</p>"
+        f"<p>In Python: load the learner, {then}</p>"
         f'<pre><code id="python">{escape(python_lines(r))}</code></pre></section>'
     )
 
@@ -42,6 +46,11 @@ def python_lines(r: Report) -> str:
         load = f"kshot.load_weights(learner, {path!r})  # a {type(r.learner).__name__}, built as before training"
     else:
         load = f"kshot.load({', '.join([repr(path), *(f'{key}={key}' for key in unknown)])})"
+
+    if r.episode.kind == "trajectories":
+        family = f"rl.ENVIRONMENTS[{r.source!r}]()  # with the settings of training"
+        lines = ("import kshot", "from kshot import rl", "", f"learner = {load}", f"family = {family}")
+        return "\n".join((*lines, "print(rl.evaluate(learner, family, episodes=20, curves=False))"))
 
     def examples(n: int) -> str:
         shape = ", ".join(map(str, (n, *x.shape[1:])))

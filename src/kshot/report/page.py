@@ -11,13 +11,15 @@ from kshot import atomic
 from kshot.evaluation import Evaluation
 from kshot.learner import MetaLearner
 from kshot.report.canvas import need_matplotlib
-from kshot.report.episode import Episode, draw_episode
+from kshot.report.episode import Episode, count, draw_episode
 from kshot.report.facts import Reference, read_facts
 from kshot.report.going_on import going_on
 from kshot.report.look import CSS
 from kshot.report.picture import picture
 from kshot.report.sections import Report, adaptation, headline, learner_name, tables, training
 from kshot.report.showing import episode_section
+from kshot.report.trajectories import draw_trajectories
+from kshot.rl import Family
 from kshot.types import TaskSource, identities
 from kshot.version import __version__
 
@@ -28,7 +30,7 @@ STEPS = 10  # followed in the episode where no steps curve says how many
 def write_report(
     run: Path,
     learner: MetaLearner,
-    tasks: TaskSource,
+    tasks: TaskSource | Family,
     evaluation: Evaluation,
     *,
     title: str = "",
@@ -43,7 +45,10 @@ def write_report(
     need_matplotlib()
     run, curve = Path(run), evaluation.steps_curve
     facts, known = read_facts(run), recipe or {}
-    episode = draw_episode(learner, tasks, curve[-1].at if curve else STEPS)
+    if isinstance(tasks, Family):
+        episode = draw_trajectories(learner, tasks)
+    else:
+        episode = draw_episode(learner, tasks, curve[-1].at if curve else STEPS)
     setting = _setting(tasks, episode)
     report = Report(
         run=run,
@@ -74,14 +79,16 @@ def _page(r: Report) -> str:
     )
 
 
-def _source(tasks: TaskSource, recipe: Mapping[str, Any]) -> str:
+def _source(tasks: TaskSource | Family, recipe: Mapping[str, Any]) -> str:
     settings = recipe.get("tasks")
     name = settings.get("name") if isinstance(settings, Mapping) else None
     return str(name or type(tasks).__name__)
 
 
-def _setting(tasks: TaskSource, episode: Episode) -> str:
+def _setting(tasks: TaskSource | Family, episode: Episode) -> str:
     """'5-way 1-shot classification'; ranges where the source draws from them."""
+    if isinstance(tasks, Family):
+        return f"adapting from {count(tasks.shots, 'trajectory', 'trajectories')}"
 
     def asked(name: str, found: object) -> object:
         value = getattr(tasks, name, found)
@@ -93,7 +100,7 @@ def _setting(tasks: TaskSource, episode: Episode) -> str:
     )
 
 
-def _unseen(learner: MetaLearner, tasks: TaskSource) -> str:
+def _unseen(learner: MetaLearner, tasks: TaskSource | Family) -> str:
     """'tasks of 100 unseen classes', or what is true instead."""
     classes = identities(tasks)
     seen = len(classes & learner.seen)
@@ -104,7 +111,7 @@ def _unseen(learner: MetaLearner, tasks: TaskSource) -> str:
     return f"tasks of {len(classes):,} unseen classes"
 
 
-def _chance(tasks: TaskSource, episode: Episode, metric: str) -> Reference:
+def _chance(tasks: TaskSource | Family, episode: Episode, metric: str) -> Reference:
     """What guessing gives, where each task has the same number of classes."""
     ways = getattr(tasks, "ways", episode.ways)
     if metric != "accuracy" or not isinstance(ways, int) or ways < 2:

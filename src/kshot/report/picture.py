@@ -11,6 +11,7 @@ from kshot.report import canvas, plots
 from kshot.report.canvas import ACCENT, INK, MUTED, PAPER, RULE
 from kshot.report.episode import Episode, class_name
 from kshot.report.facts import Facts, Reference, finite_points, joined, metric_name, with_interval
+from kshot.report.trajectories import tasks_in_the_plane
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +46,7 @@ def picture(
             va="baseline",
         )  # fmt: skip
         figure.add_artist(_hairline(figure, 0.835))
-        drawn = {"images": _tiles, "function": _function}.get(episode.kind, _outcome)
+        drawn = {"images": _tiles, "function": _function, "trajectories": _trajectories}.get(episode.kind, _outcome)
         drawn(figure, episode)
         _curve(figure, facts, evaluation, reference)
 
@@ -61,6 +62,11 @@ def _hairline(figure: Figure, y: float) -> Any:
 def _function(figure: Figure, episode: Episode) -> None:
     ax = canvas.frame(figure, "x", "y", rect=(0.07, 0.125, 0.535, 0.64))
     plots.regression(ax, episode)
+
+
+def _trajectories(figure: Figure, episode: Episode) -> None:
+    if episode.paths is not None:
+        tasks_in_the_plane(figure, episode.paths, (0.035, 0.03, 0.60, 0.735))
 
 
 def _outcome(figure: Figure, episode: Episode) -> None:

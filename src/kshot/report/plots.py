@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kshot.evaluation import Calibration, Point
+from kshot.evaluation import HIGHER_IS_BETTER, Calibration, Point
 from kshot.report.canvas import ACCENT, INK, MUTED, PAPER, frame, name_axes
 from kshot.report.episode import Episode, class_name
 from kshot.report.facts import Reference, metric_name, scaled
@@ -36,7 +36,7 @@ def loss(figure: Figure, series: Sequence[tuple[int, float]]) -> None:
 
 def course(figure: Figure, points: Sequence[Point], metric: str, x: str, reference: Reference) -> None:
     """A metric against outer steps; the best validation is the learner that was kept."""
-    best = (max if metric == "accuracy" else min)(points, key=lambda p: p.mean)
+    best = (max if metric in HIGHER_IS_BETTER else min)(points, key=lambda p: p.mean)
     ax = frame(figure, x, axis_label(metric))
     curve(ax, points, metric, reference=reference)
     ax.plot(

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SMALL = (4.0, 2.75)  # inches of a figure that stands beside another
+BEFORE_AND_AFTER = "Before and after adapting"
 EPISODE, TRAINING, ADAPTATION = "One episode", "Training", "Adaptation and calibration"
 
 
@@ -76,10 +77,9 @@ def headline(r: Report) -> str:
     e = r.evaluation
     mean, interval, unit = with_interval(e)
     judged = "the queries of a task are predicted together" if e.transductive else "each query is predicted alone"
-    about = (
-        f"{metric_name(e.metric)} on {e.episodes:,} {r.unseen}, {r.setting}; 95\u00a0% interval over tasks; "
-        f"{'transductive' if e.transductive else 'not transductive'}: {judged}"
-    )
+    about = f"{metric_name(e.metric)} on {e.episodes:,} {r.unseen}, {r.setting}; 95\u00a0% interval over tasks"
+    if r.episode.kind != "trajectories":
+        about += f"; {'transductive' if e.transductive else 'not transductive'}: {judged}"
     shown = {
         "Parameters": f"{r.parameters:,}",
         **_training_facts(r.facts),
@@ -147,6 +147,7 @@ def adaptation(r: Report) -> str:
     curves = {name: points for name, points in curves.items() if len(points) > 1}
     limits = dict(zip(curves, plots.shared_limits(list(curves.values()), metric, r.reference), strict=True))
     shots = "examples of a class" if r.episode.ways else "support points"
+    shots = "trajectories to learn from" if r.episode.kind == "trajectories" else shots
     names = {"steps": "inner steps", "shots": f"shots, {shots}"}
     trained = r.facts.setting("learner", "steps")
     notes = {

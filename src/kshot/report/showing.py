@@ -14,15 +14,18 @@ from torch import Tensor
 from kshot.report import canvas, plots
 from kshot.report.episode import Episode, class_name
 from kshot.report.facts import number
-from kshot.report.sections import EPISODE, Report, figure
+from kshot.report.sections import BEFORE_AND_AFTER, EPISODE, Report, figure
+from kshot.report.trajectories import tasks_in_the_plane
 
 CLASSES, SUPPORT, QUERIES, ROWS = 10, 10, 10, 12  # the most that is shown
 THUMBNAIL = 128  # pixels: twice the size on the page
 
 
 def episode_section(r: Report) -> str:
-    shown = {"images": _images, "function": _function}.get(r.episode.kind, _other)
-    return f"<section><h2>{EPISODE}</h2>{shown(r.episode)}</section>"
+    shown = {"images": _images, "function": _function, "trajectories": _trajectories}.get(r.episode.kind, _other)
+    content = shown(r.episode)
+    title = BEFORE_AND_AFTER if r.episode.kind == "trajectories" else EPISODE
+    return f"<section><h2>{title}</h2>{content}</section>" if content else ""
 
 
 def _images(e: Episode) -> str:
@@ -80,6 +83,18 @@ def _function(e: Episode) -> str:
     )
     draw = lambda f: plots.regression(canvas.frame(f, "x", "y", rect=(0.09, 0.145, 0.90, 0.735)), e)  # noqa: E731
     return figure(draw, caption, "episode", (5.0, 3.1), "wide")
+
+
+def _trajectories(e: Episode) -> str:
+    """Nothing for a family that cannot be drawn in the plane."""
+    paths = e.paths
+    if paths is None:
+        return ""
+    caption = (
+        f"{len(paths.goals)} tasks. {paths.after.shape[1]} trajectories of the agent before it adapted to the task and as many "
+        "after: some of them (thin), and the mean of all (thick). It starts at the dot, and is not told where the ring is."
+    )
+    return figure(lambda f: tasks_in_the_plane(f, paths, (0.0, 0.0, 1.0, 0.93)), caption, "episode", (6.5, 4.6), "wide")
 
 
 def _other(e: Episode) -> str:

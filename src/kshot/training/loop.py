@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from kshot import atomic
-from kshot.evaluation import evaluate, refuse_seen_classes
+from kshot.evaluation import HIGHER_IS_BETTER, Evaluation, evaluate, refuse_seen_classes
 from kshot.learner import MetaLearner, check_learner
 from kshot.settings import suggestion
 from kshot.training import checkpoint
@@ -29,6 +29,7 @@ from kshot.types import InputError, Task, TaskSource, check_task, draw, identiti
 from kshot.vectorize import Way, choose, meta_backward
 
 RUN = "run.json"
+Settings = TypeVar("Settings", bound=Training)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -62,18 +63,7 @@ def fit(
     precision: 'fp32', or 'bf16-mixed' for autocast. vectorize: as in meta_loss.
     device: None where the learner is, 'auto' a GPU if there is one (under torchrun each rank its own), or 'cuda:1' and so on.
     """
-    unknown = [name for name in settings if name not in Training.__dataclass_fields__]
-    if unknown:
-        raise InputError(f"fit has no setting {unknown[0]!r}: {suggestion(unknown[0], Training.__dataclass_fields__)}")
-    check_learner(learner)
-    training = Training(**settings)
-    if training.device is not None:
-        learner.to(training.torch_device())
-    trained = [p for p in learner.parameters() if p.requires_grad]
-    if not trained:
-        raise InputError(
-            f"{type(learner).__name__} has no parameters to train: evaluate it as it is, or choose another learner"
-        )
+    training, trained = begin(learner, Training, settings)
     if validate is not None and identities(tasks) & identities(validate):
         raise InputError(
             f"{len(identities(tasks) & identities(validate))} classes are in both the training and the validation tasks: "
@@ -82,20 +72,41 @@ def fit(
     if validate is not None:
         refuse_seen_classes(learner, validate)
     with process_group() as ranks, torch.random.fork_rng():
-        run = _Run(learner, trained, tasks, validate, training, Path(out) if out is not None else None, ranks)
+        run = Run(learner, trained, tasks, validate, training, Path(out) if out is not None else None, ranks)
         run.train(progress, tensorboard)
     return learner
 
 
-class _Run:
-    """The state of one training: what a checkpoint holds, and the steps that move it."""
+def begin(learner: MetaLearner, kind: type[Settings], settings: dict[str, Any]) -> tuple[Settings, list[nn.Parameter]]:
+    """The settings, checked, and the parameters to train, on the device that the settings name."""
+    unknown = [name for name in settings if name not in kind.__dataclass_fields__]
+    if unknown:
+        raise InputError(f"fit has no setting {unknown[0]!r}: {suggestion(unknown[0], kind.__dataclass_fields__)}")
+    check_learner(learner)
+    training = kind(**settings)
+    if training.device is not None:
+        learner.to(training.torch_device())
+    trained = [p for p in learner.parameters() if p.requires_grad]
+    if not trained:
+        raise InputError(
+            f"{type(learner).__name__} has no parameters to train: evaluate it as it is, or choose another learner"
+        )
+    return training, trained
+
+
+class Run:
+    """The state of one training: what a checkpoint holds, and the steps that move it.
+
+    Where batches come from, what is done with one, and how the learner is measured are methods of their own: agents
+    (kshot.rl) have theirs.
+    """
 
     def __init__(
         self,
         learner: MetaLearner,
         trained: list[nn.Parameter],
-        tasks: TaskSource,
-        validate: TaskSource | None,
+        tasks: Any,
+        validate: Any,
         training: Training,
         out: Path | None,
         ranks: Ranks,
@@ -122,7 +133,7 @@ class _Run:
         writers = Writers(self.out, t.steps, self.step, show=show, tensorboard=tensorboard, active=self.ranks.first)
         with writers, _stop_signals() as stop:
             since, first = time.perf_counter(), self.step
-            for batch in self._batches():
+            for batch in self.batches():
                 loss, norm, stopped = self._one_step(batch, stop)
                 self.losses.append(loss)
                 writers.advance(self.step)
@@ -135,7 +146,7 @@ class _Run:
                 paused = time.perf_counter()
                 due = self.step % t.every("validate_every", 10) == 0 or self.step == t.steps
                 if due and self.validate is not None and self.ranks.first:
-                    self._validate(self.validate, writers)
+                    self._validate(writers)
                 if self.step % t.every("save_every", 20) == 0 or self.step == t.steps or stopped:
                     self._save()
                 if stopped:
@@ -154,22 +165,28 @@ class _Run:
         torch.manual_seed(seeded(t.seed, self.step, self.ranks.rank).initial_seed())  # for dropout
         for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
             group["lr"] = lr * t.lr_factor(self.step)
-        self.optimizer.zero_grad()
         self.learner.progress = self.step / t.steps
-        with self._autocast():
-            value = meta_backward(self.learner, batch, self.way, t.meta_batch)
-        loss, stops = self.ranks.sum_gradients(self.trained, float(value), float(stop.is_set()))
-        norm = float(nn.utils.clip_grad_norm_(self.trained, t.clip if t.clip is not None else math.inf))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise Diverged(self._diagnosis(batch, loss, norm))
-        self.optimizer.step()
+        found = self.update(batch, self.way, stop)
         with self._autocast():
             self.learner.track(batch)
         self.ranks.average_buffers(self.learner)
         self.step += 1
+        return found
+
+    def update(self, batch: Task, way: Way, stop: threading.Event) -> tuple[float, float, bool]:
+        """Move the learner along one meta-gradient."""
+        t = self.t
+        self.optimizer.zero_grad()
+        with self._autocast():
+            value = meta_backward(self.learner, batch, way, t.meta_batch)
+        loss, stops = self.ranks.sum_gradients(self.trained, float(value), float(stop.is_set()))
+        norm = float(nn.utils.clip_grad_norm_(self.trained, t.clip if t.clip is not None else math.inf))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise Diverged(self.diagnosis(batch, loss, norm))
+        self.optimizer.step()
         return loss, norm, stops > 0
 
-    def _batches(self) -> Iterator[Task]:
+    def batches(self) -> Iterator[Task]:
         """This rank's share of each step's tasks, the next one drawn in the background."""
         with ThreadPoolExecutor(1, thread_name_prefix="kshot-tasks") as pool:
             ahead: Future[Task] = pool.submit(self._draw, self.step)
@@ -189,11 +206,14 @@ class _Run:
             self.device.type, torch.bfloat16, cache_enabled=False
         )  # the cache would cut higher gradients
 
-    def _validate(self, tasks: TaskSource, writers: Writers) -> None:
+    def measure(self) -> Evaluation:
+        return evaluate(self.learner, self.validate, self.t.validate_episodes, self.t.seed, curves=False)
+
+    def _validate(self, writers: Writers) -> None:
         with self._autocast():
-            found = evaluate(self.learner, tasks, self.t.validate_episodes, self.t.seed, curves=False)
+            found = self.measure()
         writers.log(self.step, **{f"val_{found.metric}": found.mean, "val_interval": found.interval})
-        cost = -found.mean if found.metric == "accuracy" else found.mean
+        cost = -found.mean if found.metric in HIGHER_IS_BETTER else found.mean
         if cost < self.best:
             self.best = cost
             if self.out is not None:
@@ -258,7 +278,7 @@ class _Run:
                 slots.setdefault(int(i), {})[name] = value
         self.optimizer.load_state_dict({"state": slots, "param_groups": state["optimizer"]["groups"]})
 
-    def _diagnosis(self, batch: Task, loss: float, norm: float) -> str:
+    def diagnosis(self, batch: Task, loss: float, norm: float) -> str:
         culprit = ""
         for i in range(len(batch)):
             with self._autocast():

@@ -1,7 +1,7 @@
 """What a run shows and keeps while it trains: a progress bar, metrics.jsonl, and TensorBoard if asked.
 
 Logged numbers: loss, the mean meta-loss since the last line; grad_norm, of the meta-gradient before clipping, at this step;
-lr; tasks_per_s, since the last line; val_accuracy or val_mse and val_interval, at validations.
+lr; tasks_per_s, since the last line; val_accuracy, val_mse or val_return, and val_interval, at validations.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ class Writers:
             ("loss", "loss"),
             ("val_accuracy", "val acc"),
             ("val_mse", "val mse"),
+            ("val_return", "val return"),
             ("tasks_per_s", "tasks/s"),
         ):
             if name in numbers:
