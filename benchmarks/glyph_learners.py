@@ -4,24 +4,25 @@
 
 Trains each recipe (an interrupted or finished run folder is gone on with), then evaluates it on the same tasks, beside raw
 pixels with the nearest centroid. A learner is trained once, on 1-shot tasks, and that one is measured at 1 and at 5 shots.
---train only trains the named recipes, for a start on several cores; the results are written by a run without it.
+--train only trains and measures the named recipes, for a start on several cores; the results are written by a run without it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
 from evidence import record
 
 import kshot
-from kshot import recipes
+from kshot import atomic, recipes
 from kshot.learners import FAMILIES
 from kshot.tasks import Glyphs
 from kshot.training.progress import METRICS, read_metrics
 
-EPISODES = 1000
+EPISODES = 600
 SHOTS = (1, 5)
 
 
@@ -50,6 +51,18 @@ def training_seconds(run: Path, meta_batch: int) -> float:
     )
 
 
+def measured(name: str, runs: Path, family: str) -> dict[str, Any]:
+    """The row of a recipe, from its run folder where it was measured before."""
+    kept = runs / name / "row.json"
+    if kept.is_file():
+        found: dict[str, Any] = json.loads(kept.read_text())
+        return found
+    learner, seconds = trained(name, runs)
+    found = row(name.removeprefix("glyphs-5w1s-"), family, learner, seconds)
+    atomic.write(kept, json.dumps(found))
+    return found
+
+
 def trained(name: str, runs: Path) -> tuple[kshot.MetaLearner, float | None]:
     """The learner of a recipe and the seconds that its training took; None where there is nothing to train."""
     recipe, out = recipes.read(name), runs / name
@@ -67,18 +80,16 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/bench"))
     parser.add_argument("--train", nargs="*", default=[])
     given = parser.parse_args()
+    family = {name: kind for kind, learners in FAMILIES.items() for name in learners}
     for name in given.train:
-        print(name, trained(name, given.runs)[1], flush=True)
+        measured(name, given.runs, family[recipes.read(name).settings["learner"]["name"]])
     if given.train:
         return
-    family = {name: kind for kind, learners in FAMILIES.items() for name in learners}
     rows = [row("nearest-centroid, raw pixels", "baseline", kshot.NearestCentroid(), None)]
     settings = {}
     for name in (n for n in recipes.names() if n.startswith("glyphs-5w1s-")):
-        learner, seconds = trained(name, given.runs)
         settings[name] = recipes.read(name).settings
-        kind = family[settings[name]["learner"]["name"]]
-        rows.append(row(name.removeprefix("glyphs-5w1s-"), kind, learner, seconds))
+        rows.append(measured(name, given.runs, family[settings[name]["learner"]["name"]]))
     print("written to", record("glyph-learners", {"test tasks": EPISODES, "test seed": 0, **settings}, rows))
 
 

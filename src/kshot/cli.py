@@ -6,24 +6,27 @@ import csv
 import functools
 import io
 import json
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
 from kshot import atomic, recipes, training
 from kshot.evaluation import Evaluation, Point
 from kshot.learner import MetaLearner
-from kshot.learners import LEARNERS
+from kshot.learners import FAMILIES
 from kshot.models import MODELS
 from kshot.rl import ENVIRONMENTS
 from kshot.rules import RULES
+from kshot.settings import suggestion
 from kshot.tasks import SOURCES, draw_glyphs, from_folder
 from kshot.tasks.images import Invert, images_below, write_folder
 from kshot.training import checkpoint
@@ -194,22 +197,34 @@ def report(run: Run, seed: Seed = 0) -> None:
 
 @app.command("list")
 @sentences
-def list_all() -> None:
-    """Show recipes, learners, models, inner rules, task sources and environments, a line each."""
-    shown = Table(box=None, show_header=False, pad_edge=False)
-    shown.add_column(style="bold", no_wrap=True)
-    shown.add_column()
-    shown.add_row("[cyan]recipes[/]", "[dim]kshot train NAME[/]")
-    for name in recipes.names():
-        shown.add_row(f"  {name}", recipes.read(name).about)
-    tables: dict[str, dict[str, Any]] = {"learners": LEARNERS, "models": MODELS, "rules": RULES}
-    tables |= {"tasks": SOURCES | ENVIRONMENTS}
-    for kind, table in tables.items():
-        shown.add_row()
-        shown.add_row(f"[cyan]{kind}[/]", f"[dim]\\[{kind.removesuffix('s') if kind != 'tasks' else kind}] name = …[/]")
-        for name, made in table.items():
-            shown.add_row(f"  {name}", (made.__doc__ or "").strip().splitlines()[0])
-    out.print(shown)
+def list_all(
+    what: Annotated[
+        str | None, typer.Argument(help="Only recipes, learners, models, rules or tasks.", show_default=False)
+    ] = None,
+) -> None:
+    """Show recipes, learners by family, models, inner rules and task sources, a line each."""
+    tables: dict[str, dict[str, str]] = {"recipes": {name: recipes.read(name).about for name in recipes.names()}}
+    made: dict[str, Mapping[str, Any]] = {f"learners: {family}": learners for family, learners in FAMILIES.items()}
+    made |= {"models": MODELS, "rules": RULES, "tasks": SOURCES | ENVIRONMENTS}
+    tables |= {kind: {name: _line(thing) for name, thing in table.items()} for kind, table in made.items()}
+    kinds = list(dict.fromkeys(kind.split(":")[0] for kind in tables))
+    if what is not None and what not in kinds:
+        raise InputError(f"there is no list of {what!r}: {suggestion(what, kinds)}, or leave it out to see all")
+    for kind, lines in tables.items():
+        section = kind.split(":")[0]
+        if what is None or what == section:
+            role = "tasks" if section == "tasks" else section.removesuffix("s")
+            use = "kshot train NAME" if section == "recipes" else f"\\[{role}] name = …"
+            out.print(f"[cyan]{kind}[/]  [dim]{use}[/]")
+            for name, line in lines.items():
+                out.print(f"  [bold]{name:34}[/]{escape(line)}", no_wrap=True, overflow="ellipsis", highlight=False)
+            out.print()
+
+
+def _line(thing: Any) -> str:
+    """The first sentence of its docstring, up to what follows a colon or semicolon."""
+    first = (thing.__doc__ or "").strip().splitlines()[0]
+    return re.split(r"[:;] ", first, maxsplit=1)[0].rstrip(".")
 
 
 @app.command()

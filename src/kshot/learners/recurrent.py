@@ -14,7 +14,6 @@ from kshot.learners.embedding import EmbeddingLearner, check_whole, width
 from kshot.recurrent import LSTMCell, Memory
 from kshot.types import Batch, InputError, Task, check_support
 
-
 SHARPNESS = 10.0  # of recalling: one over the temperature of the attention
 
 
