@@ -69,9 +69,7 @@ def trained(name: str, runs: Path) -> tuple[kshot.MetaLearner, float | None]:
     learner = recipe.learner()
     if not any(p.requires_grad for p in learner.parameters()):
         return learner, None
-    kshot.fit(
-        learner, recipe.tasks("train"), validate=recipe.tasks("val"), out=out, progress=False, **recipe.training
-    )
+    kshot.fit(learner, recipe.tasks("train"), validate=recipe.tasks("val"), out=out, progress=False, **recipe.training)
     return kshot.load(out), training_seconds(out, recipe.training["meta_batch"])
 
 

@@ -13,10 +13,11 @@ from torch.nn.functional import cross_entropy
 from kshot.functional import BatchNormPolicy, Params, parameters, select
 from kshot.inner import Hypergradient
 from kshot.learner import Criterion
+from kshot.learners.clone import Clone
 from kshot.learners.embedding import check_whole, width
 from kshot.learners.gradient import GradientLearner
 from kshot.rules import Rule
-from kshot.types import Batch, InputError, Task
+from kshot.types import Batch, InputError, Task, is_concrete
 
 
 def pooled(task: Task) -> Batch:
@@ -99,9 +100,19 @@ class Finetune(GradientLearner):
                 "the task does not say which of all classes it is of, and Finetune is trained to tell all apart: give "
                 "Task(support, query, classes), as Episodes does"
             )
+        if is_concrete(task.support) and int(task.classes.max()) >= self.classes:
+            raise InputError(
+                f"the task is of class {int(task.classes.max())} and Finetune was built with classes={self.classes}: give the "
+                "number of classes of the training tasks, which count from 0"
+            )
         examples = pooled(task)
         logits = self.predict({}, examples.x)
         return self.criterion(logits, task.classes[examples.y])
+
+    def clone(self, support: Batch | None = None) -> Clone:
+        if support is None:
+            raise InputError("Finetune makes a new head for a task's classes: give its support, clone(support)")
+        return super().clone(support)
 
     @property
     def class_symmetric(self) -> bool:

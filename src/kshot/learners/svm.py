@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from kshot.functional import BatchNormPolicy
 from kshot.learners.linear_head import LinearHead, identity
 
-APPROACH = 200  # accelerated projected gradient steps, which find about which constraints hold
-ACTIVE_SETS = 12  # exact solves, each for the constraints that the one before it shows to hold
-JITTER = 1e-6  # of the kernel's mean diagonal: makes the solution unique where examples outnumber features
+ITERATIONS = 30
+SHRINK = 0.1  # of the distance from complementarity, each iteration
+NEARLY = 0.99  # of the way to the nearest bound
+CLOSE = 1e-9  # where it stops to shrink, as a share of C
 
 
 class SVMHead(LinearHead):
     """The head is a multi-class support vector machine (Crammer, Singer 2001), solved to the optimum.
 
     Lee, Maji, Ravichandran, Soatto 2019, Meta-Learning with Differentiable Convex Optimization (MetaOptNet).
-    Dual: min_A ½ tr(AᵀKA) − tr(AᵀY), A ≤ CY, the rows of A sum to 0, with C = 1 / penalty. Which bounds hold with equality
-    is found without a graph; given these, the optimum is the solution of one linear system, and its derivative that of the
-    optimum. No solver of quadratic programs is needed.
+    Dual: min_A ½ tr(AᵀKA) − tr(AᵀY), A ≤ CY, the rows of A sum to 0, with C = 1 / penalty. An interior-point method runs
+    without a graph; one more Newton step from where it ends, with the graph, carries the exact derivative of the optimum,
+    as in LogisticHead. No solver of quadratic programs is needed. It works in float64, whatever the encoder does.
     """
 
     def __init__(
@@ -33,62 +36,47 @@ class SVMHead(LinearHead):
         super().__init__(encoder, penalty=penalty, scale=scale, batch_norm=batch_norm)
 
     def solve(self, kernel: Tensor, targets: Tensor) -> Tensor:
-        kernel = kernel + JITTER * kernel.diagonal().mean() * identity(kernel)
-        bound = targets / self.log_penalty.exp()  # CY
+        wide, y = kernel.double(), targets.double()
+        c = 1 / self.log_penalty.double().exp()
         with torch.no_grad():
-            a, level = _approached(kernel, targets, bound)
-            for _ in range(ACTIVE_SETS):
-                free = _free(a, level, kernel, targets, bound)
-                a, level = _solved(free, kernel, targets, bound)
-            free = _free(a, level, kernel, targets, bound)
-        return _solved(free, kernel, targets, bound)[0]
+            at = _Point(c * (y - 1 / y.shape[1]), torch.zeros_like(y[:, :1]), torch.ones_like(y))
+            for _ in range(ITERATIONS):
+                apart = (at.price * (c * y - at.a)).mean()
+                step = _newton(at, wide, y, c, (SHRINK * apart).clamp(min=CLOSE * c))
+                at = _moved(at, step, c * y)
+            goal = (at.price * (c * y - at.a)).mean()
+        at = _Point(*(t.detach() for t in at))
+        return (at.a + _newton(at, wide, y, c, goal).a).to(kernel.dtype)
 
 
-def _approached(kernel: Tensor, targets: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
-    """A near the optimum, and the level ν [S, 1] of the gradient among a row's free entries."""
-    stride = 1 / kernel.square().sum().sqrt()  # one over a bound of the largest eigenvalue
-    a = before = torch.zeros_like(targets)
-    for i in range(APPROACH):
-        ahead = a + i / (i + 3) * (a - before)
-        before, a = (
-            a,
-            bound - _on_simplex(bound - ahead + stride * (kernel @ ahead - targets), bound.sum(1, keepdim=True)),
-        )
-    gradient = kernel @ a - targets
-    inside = (bound - a > 1e-6 * bound.amax()).to(a.dtype)
-    return a, (gradient * inside).sum(1, keepdim=True) / inside.sum(1, keepdim=True).clamp(min=1)
+class _Point(NamedTuple):
+    """a: A [S, N]; level: multipliers of the sums [S, 1]; price: of the bounds [S, N], above 0 like CY − A."""
+
+    a: Tensor
+    level: Tensor
+    price: Tensor
 
 
-def _on_simplex(x: Tensor, total: Tensor) -> Tensor:
-    """The nearest rows to x [S, N] that are at least 0 and sum to `total` [S, 1]."""
-    ordered = x.sort(1, descending=True).values
-    count = torch.arange(1, x.shape[1] + 1, dtype=x.dtype, device=x.device)
-    shift = (ordered.cumsum(1) - total) / count  # [S, N]: what to subtract, were the first k entries the positive ones
-    shift = torch.where(ordered > shift, shift, -torch.inf).amax(1, keepdim=True)
-    return (x - shift).clamp(min=0)
-
-
-def _free(a: Tensor, level: Tensor, kernel: Tensor, targets: Tensor, bound: Tensor) -> Tensor:
-    """Where A is below its bound: [S, N], at least one a row, because a row of bound − A sums to C."""
-    slack, price = bound - a, level - (kernel @ a - targets)
-    excess = slack - price
-    return (excess > 0) | (excess == excess.amax(1, keepdim=True))
-
-
-def _solved(free: Tensor, kernel: Tensor, targets: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
-    """A and ν of: (KA − Y) = ν where free, A = bound elsewhere, rows of A sum to 0."""
-    s, n = targets.shape
-    move = free.to(kernel.dtype)
-    eye_n, eye_s = identity(targets), identity(kernel)
-    rows = torch.einsum("sn,st,nm->sntm", move, kernel, eye_n) + torch.einsum("sn,st,nm->sntm", 1 - move, eye_s, eye_n)
-    levels = -torch.einsum("sn,st->snt", move, eye_s)
-    sums = eye_s.unsqueeze(-1).expand(s, s, n)
-    system = torch.cat(
-        [
-            torch.cat([rows.reshape(s * n, s * n), levels.reshape(s * n, s)], 1),
-            torch.cat([sums.reshape(s, s * n), torch.zeros_like(kernel)], 1),
-        ]
+def _newton(at: _Point, kernel: Tensor, y: Tensor, c: Tensor, goal: Tensor) -> _Point:
+    """The step towards KA − Y + price = level, rows of A sum to 0, price ⊙ (CY − A) = goal."""
+    s, n = y.shape
+    slack = c * y - at.a
+    eye_n, eye_s = identity(y.new_zeros(n, n)), identity(kernel)
+    block = torch.einsum("st,nm->sntm", kernel, eye_n).reshape(s * n, s * n) + torch.diag(
+        (at.price / slack).reshape(-1)
     )
-    wanted = torch.cat([(move * targets + (1 - move) * bound).reshape(s * n), torch.zeros_like(kernel[0])])
-    solution = torch.linalg.solve(system, wanted)
-    return solution[: s * n].reshape(s, n), solution[s * n :].unsqueeze(1)
+    sums = torch.einsum("st,n->snt", eye_s, y.new_ones(n)).reshape(s * n, s)
+    system = torch.cat([torch.cat([block, -sums], 1), torch.cat([sums.T, torch.zeros_like(kernel)], 1)])
+    wanted = -(kernel @ at.a - y + at.price - at.level) - (goal / slack - at.price)
+    found = torch.linalg.solve(system, torch.cat([wanted.reshape(-1), -at.a.sum(1)]))
+    a = found[: s * n].reshape(s, n)
+    return _Point(a, found[s * n :].unsqueeze(1), (goal + at.price * a) / slack - at.price)
+
+
+def _moved(at: _Point, step: _Point, bound: Tensor) -> _Point:
+    """As far along the step as slack and prices stay above 0."""
+    slack = bound - at.a
+    to_bound = torch.where(step.a > 0, slack / step.a, torch.inf).amin()
+    to_free = torch.where(step.price < 0, -at.price / step.price, torch.inf).amin()
+    stride = (NEARLY * torch.minimum(to_bound, to_free)).clamp(max=1.0)
+    return _Point(*(before + stride * change for before, change in zip(at, step, strict=True)))
