@@ -1,4 +1,4 @@
-"""kshot's meta-gradients against those of TorchOpt, higher and plain torch.autograd; its ProtoNet against easyfsl's.
+"""kshot's meta-gradients against those of TorchOpt, higher and plain torch.autograd; its metric learners against easyfsl's.
 
     python benchmarks/meta_gradients.py
 
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from evidence import record
-from peers import FIRST_ORDER, UNROLLED, Examples, Loss, Peer, prototypical_networks
+from peers import BETAS, FIRST_ORDER, UNROLLED, Examples, Loss, Peer, easyfsl_method, with_higher_learned_rates
 from torch import Tensor, nn
 
 import kshot
@@ -35,11 +35,27 @@ WAYS: tuple[Way, ...] = ("loop", "vmap")
 STEPS = (1, 3, 5)
 TASKS = 3
 
-# Name: (constructor, whether only the head moves, what the peers do)
-LEARNERS: dict[str, tuple[Callable[..., kshot.MAML], bool, dict[str, Peer]]] = {
-    "MAML": (kshot.MAML, False, UNROLLED),
-    "ANIL": (kshot.ANIL, True, UNROLLED),
-    "FOMAML": (kshot.FOMAML, False, FIRST_ORDER),
+# Rules that divide by the gradient's size. They are compared on a network of their own, without units whose gradient is
+# zero (an inactive ReLU) or rounding alone (a bias before batch norm): there TorchOpt gives NaN, and higher masks.
+ADAPTIVE = ("adam", "adamw", "rmsprop")
+
+
+def with_rule(rule: str) -> dict[str, Peer]:
+    """The peers that have this inner rule; higher has no AdamW, and adds Adam's eps before it corrects the bias."""
+    names = ("torchopt",) if rule in ("adam", "adamw") else ("torchopt", "higher")
+    return {name: partial(UNROLLED[name], rule=rule) for name in names}
+
+
+# Name: (constructor, the submodule that moves, the inner rule, what the peers do)
+LEARNERS: dict[str, tuple[Callable[..., kshot.MAML], str, str, dict[str, Peer]]] = {
+    "MAML": (kshot.MAML, "", "sgd", UNROLLED),
+    "ANIL": (kshot.ANIL, "head", "sgd", UNROLLED),
+    "BOIL": (kshot.BOIL, "body", "sgd", UNROLLED),
+    "FOMAML": (kshot.FOMAML, "", "sgd", FIRST_ORDER),
+    "MAML, momentum": (kshot.MAML, "", "momentum", with_rule("momentum")),
+    "MAML, Adam": (kshot.MAML, "", "adam", with_rule("adam")),
+    "MAML, AdamW": (kshot.MAML, "", "adamw", with_rule("adamw")),
+    "MAML, RMSprop": (kshot.MAML, "", "rmsprop", with_rule("rmsprop")),
 }
 
 
@@ -67,6 +83,9 @@ def problems(seed: int) -> dict[str, Problem]:
         ),
         "5-way 1-shot, Conv4-8, batch norm, stride": Problem(
             _noisy(Conv4(5, width=8, down="stride")), _random(generator, 1, 3, 1, 28, 28), 0.1
+        ),
+        "5-way 5-shot, tanh MLP 64": Problem(
+            _noisy(nn.Sequential(nn.Linear(20, 64), nn.Tanh(), nn.Linear(64, 5))), _random(generator, 5, 5, 20), 0.01
         ),
         "5-way 5-shot, MLP 64-64": Problem(_noisy(MLP(20, (64, 64), 5)), _random(generator, 5, 5, 20), 0.1),
     }
@@ -98,15 +117,16 @@ def _double(tasks: kshot.Task) -> kshot.Task:
     return kshot.Task(kshot.Batch(s.x.double(), s.y.double()), kshot.Batch(q.x.double(), q.y.double()))
 
 
-def ours(problem: Problem, make: Callable[..., kshot.MAML], steps: int, way: Way) -> list[Tensor]:
-    learner = make(deepcopy(problem.model), loss=problem.kshot_loss, rule=kshot.rules.SGD(lr=problem.lr), steps=steps)
+def ours(problem: Problem, make: Callable[..., kshot.MAML], rule: str, steps: int, way: Way) -> list[Tensor]:
+    inner = kshot.rules.RULES[rule](lr=problem.lr, **({"beta1": BETAS[0], "beta2": BETAS[1]} if "adam" in rule else {}))
+    learner = make(deepcopy(problem.model), loss=problem.kshot_loss, rule=inner, steps=steps)
     kshot.meta_loss(learner, problem.tasks, vectorize=way).backward()
     return _grads(learner.model)
 
 
-def theirs(problem: Problem, peer: Peer, steps: int, head_only: bool) -> list[Tensor]:
+def theirs(problem: Problem, peer: Peer, steps: int, part: str) -> list[Tensor]:
     model = deepcopy(problem.model)
-    inner = model.get_submodule("head") if head_only else model
+    inner = model.get_submodule(part)
     peer(model, inner, problem.loss, examples(problem.tasks), problem.lr, steps)
     return _grads(model)
 
@@ -130,13 +150,15 @@ def difference(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
 
 def gradient_rows(seed: int) -> Iterator[dict[str, Any]]:
     for name, problem in problems(seed).items():
-        for learner, (make, head_only, peers) in LEARNERS.items():
+        for learner, (make, part, rule, peers) in LEARNERS.items():
+            if (rule in ADAPTIVE) != ("tanh" in name):
+                continue
             for steps in STEPS:
-                reference = {peer: theirs(problem, run, steps, head_only) for peer, run in peers.items()}
+                reference = {peer: theirs(problem, run, steps, part) for peer, run in peers.items()}
                 exact = peers is UNROLLED
-                rough = theirs(problem, FIRST_ORDER["autograd"], steps, head_only) if exact else []
+                rough = theirs(problem, FIRST_ORDER["autograd"], steps, part) if exact else []
                 for way in WAYS:
-                    mine = ours(problem, make, steps, way)
+                    mine = ours(problem, make, rule, steps, way)
                     for peer, grads in reference.items():
                         yield {
                             "problem": name,
@@ -150,39 +172,115 @@ def gradient_rows(seed: int) -> Iterator[dict[str, Any]]:
                         }
 
 
-def prototype_rows(seed: int) -> Iterator[dict[str, Any]]:
-    """easyfsl's scores are minus the distance, kshot's default is minus its square (the paper's): both are compared."""
+def rate_rows(seed: int) -> Iterator[dict[str, Any]]:
+    """The meta-gradient of learned rates, one for each tensor."""
+    for name, problem in problems(seed).items():
+        for steps in STEPS:
+            peer_model = deepcopy(problem.model)
+            rates = [torch.tensor(problem.lr, dtype=torch.float64, requires_grad=True) for _ in peer_model.parameters()]
+            with_higher_learned_rates(peer_model, problem.loss, examples(problem.tasks), rates, steps)
+            reference = [*_grads(peer_model), *(rate.grad for rate in rates if rate.grad is not None)]
+            for way in WAYS:
+                rule = kshot.rules.SGD(problem.lr, learn="tensor")
+                learner = kshot.MAML(deepcopy(problem.model), loss=problem.kshot_loss, rule=rule, steps=steps)
+                kshot.meta_loss(learner, problem.tasks, vectorize=way).backward()
+                found = learner.rule.learned["lr"]  # type: ignore[union-attr, index]
+                rate_grads = [found[n.replace(".", "/")].grad for n, _ in learner.model.named_parameters()]  # type: ignore[union-attr, index]
+                mine = [*_grads(learner.model), *rate_grads]
+                yield {
+                    "problem": name,
+                    "learner": "MAML, learned rates",
+                    "steps": steps,
+                    "vectorize": way,
+                    "peer": "higher",
+                    "difference": difference(mine, reference),
+                    "largest": float(max(g.abs().max() for g in reference)),
+                    "second_order": None,
+                }
+
+
+def prediction_rows(seed: int) -> Iterator[dict[str, Any]]:
+    """Predictions of kshot's metric learners against easyfsl's, on the same encoders.
+
+    easyfsl's prototype scores are minus the distance, kshot's default is minus its square (the paper's): both are compared.
+    easyfsl's matching networks do not normalize the query, so what is compared is the embeddings in full context.
+    """
 
     def euclidean(a: Tensor, b: Tensor) -> Tensor:
         return (a - b).square().sum(-1).sqrt()
 
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    encoders = {
+    flat = {
         "5-way 5-shot, MLP 64-64 encoder": (_noisy(MLP(20, (64, 64))), _random(generator, 5, 5, 20)),
         "5-way 1-shot, Conv4-8 encoder": (_noisy(Conv4(width=8)), _random(generator, 1, 3, 1, 28, 28)),
     }
-    for name, (encoder, tasks) in encoders.items():
-        peer: Any = prototypical_networks()(deepcopy(encoder))
-        scores = []
-        for support_x, support_y, query_x, _ in examples(tasks):
-            peer.process_support_set(support_x, support_y)
-            scores.append(peer(query_x))
-        reference = torch.stack(scores).detach()
-        for distance, expected in (("euclidean", reference), ("squared euclidean", -reference.square())):
-            learner = kshot.ProtoNet(deepcopy(encoder), distance=euclidean if distance == "euclidean" else "euclidean")
-            for way in WAYS:
-                logits = torch.cat(list(pieces(partial(_logits, learner), tasks, way)))
-                yield {
-                    "problem": name,
-                    "learner": f"ProtoNet, {distance}",
-                    "steps": None,
-                    "vectorize": way,
-                    "peer": "easyfsl",
-                    "difference": difference([logits], [expected]),
-                    "largest": float(expected.abs().max()),
-                    "second_order": None,
-                }
+
+    def rows(
+        name: str, learner: str, tasks: kshot.Task, ours: Callable[[kshot.Task], Tensor], expected: Tensor
+    ) -> Iterator[dict[str, Any]]:
+        for way in WAYS:
+            yield {
+                "problem": name,
+                "learner": learner,
+                "steps": None,
+                "vectorize": way,
+                "peer": "easyfsl",
+                "difference": difference([torch.cat(list(pieces(ours, tasks, way)))], [expected]),
+                "largest": float(expected.abs().max()),
+                "second_order": None,
+            }
+
+    for name, (encoder, tasks) in flat.items():
+        scores = _peer_scores(easyfsl_method("PrototypicalNetworks")(deepcopy(encoder)), tasks)
+        for distance, expected in ((euclidean, scores), ("euclidean", -scores.square())):
+            learner = kshot.ProtoNet(deepcopy(encoder), distance=distance)
+            title = "ProtoNet, squared euclidean" if distance == "euclidean" else "ProtoNet, euclidean"
+            yield from rows(name, title, tasks, partial(_logits, learner), expected)
+
+        d, shots = encoder.features, len(tasks[0].support)
+        matching = kshot.MatchingNet(deepcopy(encoder), full_context=True, reads=shots).double()
+        peer = easyfsl_method("MatchingNetworks")(deepcopy(encoder), feature_dimension=d).double()
+        both = ((matching.onward, ""), (matching.back, "_reverse"))
+        peer.support_features_encoder.load_state_dict(
+            {f"{n}_l0{suffix}": p for cell, suffix in both for n, p in cell.state_dict().items()}
+        )
+        peer.query_features_encoding_cell.load_state_dict(matching.attend.state_dict())
+        yield from rows(
+            name, "MatchingNet, full context", tasks, partial(_in_context, matching), _peer_context(peer, tasks)
+        )
+
+    maps = _noisy(Conv4(width=8, norm="group", halvings=2, flat=False))
+    relation = _noisy(kshot.models.ConvRelation(channels=8, width=8, norm="group"))
+    tasks = _random(generator, 2, 3, 1, 28, 28)
+    peer = easyfsl_method("RelationNetworks")(deepcopy(maps), feature_dimension=8, relation_module=deepcopy(relation))
+    learner = kshot.RelationNet(maps, relation=relation)
+    yield from rows(
+        "5-way 2-shot, Conv4-8 maps", "RelationNet", tasks, partial(_logits, learner), _peer_scores(peer, tasks)
+    )
+
+
+def _peer_scores(peer: Any, tasks: kshot.Task) -> Tensor:
+    scores = []
+    for support_x, support_y, query_x, _ in examples(tasks):
+        peer.process_support_set(support_x, support_y)
+        scores.append(peer(query_x).detach())
+    return torch.stack(scores)
+
+
+def _peer_context(peer: Any, tasks: kshot.Task) -> Tensor:
+    """Support and query of each task, in the light of the others."""
+    found = []
+    for support_x, support_y, query_x, _ in examples(tasks):
+        peer.process_support_set(support_x, support_y)
+        query = peer.encode_query_features(peer.compute_features(query_x))
+        found.append(torch.cat([peer.contextualized_support_features, query]).detach())
+    return torch.stack(found)
+
+
+def _in_context(learner: kshot.MatchingNet, task: kshot.Task) -> Tensor:
+    support = learner.adapt(task.support).embedded
+    return torch.cat([support, learner.in_context(learner.embed(task.query.x), support)])
 
 
 def _logits(learner: kshot.MetaLearner, task: kshot.Task) -> Tensor:
@@ -207,7 +305,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seed", type=int, default=0)
     seed = parser.parse_args().seed
-    rows = [row | {"passed": row["difference"] <= TOLERANCE} for row in (*gradient_rows(seed), *prototype_rows(seed))]
+    found = (*gradient_rows(seed), *rate_rows(seed), *prediction_rows(seed))
+    rows = [row | {"passed": row["difference"] <= TOLERANCE} for row in found]
     show(rows)
     failed = [row for row in rows if not row["passed"]]
     settings = {"seed": seed, "dtype": "float64", "tolerance": TOLERANCE, "tasks": TASKS, "steps": STEPS}

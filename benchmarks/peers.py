@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import higher
 import torch
@@ -17,15 +18,37 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+# TorchOpt corrects Adam's bias in float32, whatever it trains in: the powers of these two are exact there.
+BETAS = (0.5, 0.75)
+# The inner rules that a peer has, by kshot's names, each with the defaults of torch.optim.
+TORCHOPT_RULES: dict[str, Callable[..., Any]] = {
+    "sgd": torchopt.MetaSGD,
+    "momentum": partial(torchopt.MetaSGD, momentum=0.9),
+    "adam": partial(torchopt.MetaAdam, betas=BETAS),
+    "adamw": partial(torchopt.MetaAdamW, betas=BETAS),
+    "rmsprop": torchopt.MetaRMSProp,
+}
+HIGHER_RULES: dict[str, Callable[..., Any]] = {
+    "sgd": torch.optim.SGD,
+    "momentum": partial(torch.optim.SGD, momentum=0.9),
+    "rmsprop": torch.optim.RMSprop,
+}
 Examples = tuple[Tensor, Tensor, Tensor, Tensor]  # support x, support y, query x, query y of one task
 Peer = Callable[..., None]
 
 
 def with_torchopt(
-    model: nn.Module, inner: nn.Module, loss: Loss, tasks: Sequence[Examples], lr: float, steps: int
+    model: nn.Module,
+    inner: nn.Module,
+    loss: Loss,
+    tasks: Sequence[Examples],
+    lr: float,
+    steps: int,
+    *,
+    rule: str = "sgd",
 ) -> None:
     """MetaSGD moves the module's own parameters; the state that was extracted before is recovered after each task."""
-    optimizer = torchopt.MetaSGD(inner, lr=lr)
+    optimizer = TORCHOPT_RULES[rule](inner, lr=lr)
     start = torchopt.extract_state_dict(model, by="reference", detach_buffers=True)
     start_of_optimizer = torchopt.extract_state_dict(optimizer, by="reference")
     losses = []
@@ -58,12 +81,34 @@ def with_torchopt_first_order(
 
 
 def with_higher(
-    model: nn.Module, inner: nn.Module, loss: Loss, tasks: Sequence[Examples], lr: float, steps: int
+    model: nn.Module,
+    inner: nn.Module,
+    loss: Loss,
+    tasks: Sequence[Examples],
+    lr: float,
+    steps: int,
+    *,
+    rule: str = "sgd",
 ) -> None:
     """innerloop_ctx on the model's own initial weights, so that backward ends in them."""
-    optimizer = torch.optim.SGD(inner.parameters(), lr=lr)
+    optimizer = HIGHER_RULES[rule](inner.parameters(), lr=lr)
     for support_x, support_y, query_x, query_y in tasks:
         with higher.innerloop_ctx(model, optimizer, copy_initial_weights=False) as (fast, descent):
+            for _ in range(steps):
+                descent.step(loss(fast(support_x), support_y))
+            (loss(fast(query_x), query_y) / len(tasks)).backward()
+
+
+def with_higher_learned_rates(
+    model: nn.Module, loss: Loss, tasks: Sequence[Examples], rates: Sequence[Tensor], steps: int
+) -> None:
+    """A learning rate for each tensor, learned: higher takes one for each group of parameters."""
+    optimizer = torch.optim.SGD([{"params": [p]} for p in model.parameters()], lr=1.0)
+    for support_x, support_y, query_x, query_y in tasks:
+        with higher.innerloop_ctx(model, optimizer, copy_initial_weights=False, override={"lr": list(rates)}) as (
+            fast,
+            descent,
+        ):
             for _ in range(steps):
                 descent.step(loss(fast(support_x), support_y))
             (loss(fast(query_x), query_y) / len(tasks)).backward()
@@ -113,8 +158,8 @@ FIRST_ORDER: dict[str, Peer] = {
 }
 
 
-def prototypical_networks() -> type[nn.Module]:
-    """easyfsl's class. easyfsl asks torchvision for the Python of its residual blocks.
+def easyfsl_method(name: str) -> Any:
+    """easyfsl's class of this name. easyfsl asks torchvision for the Python of its residual blocks.
 
     PyPI's torchvision for Linux is built for CUDA: beside a torch for CPUs its compiled operators do not load, and then
     its import fails on two names that nobody calls here. Declaring the names lets it pass.
@@ -122,11 +167,13 @@ def prototypical_networks() -> type[nn.Module]:
     try:
         import torchvision  # noqa: F401
     except RuntimeError:
-        for name in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    from easyfsl.methods import PrototypicalNetworks
+        for missing in ("nms", "qnms"):
+            torch.library.define(
+                f"torchvision::{missing}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            )
+    import easyfsl.methods
 
-    return PrototypicalNetworks  # type: ignore[no-any-return]
+    return getattr(easyfsl.methods, name)
 
 
 def _add(parameters: Sequence[nn.Parameter], grads: Sequence[Tensor], tasks: int) -> None:

@@ -150,7 +150,8 @@ CASES = {
     # Gradient learners.
     "boil": Case("boil", lambda: kshot.BOIL(mlp(), rule=SGD(0.1), steps=2)),
     "metasgd": Case("metasgd", lambda: kshot.MetaSGD(mlp(), lr=0.1)),
-    "mamlplusplus": Case("mamlplusplus", lambda: kshot.MAMLPlusPlus(conv(), lr=0.1, steps=2), features=IMAGE),
+    "mamlplusplus": Case("mamlplusplus", lambda: kshot.MAMLPlusPlus(mlp(), lr=0.1, steps=2)),
+    "mamlplusplus-conv": Case("mamlplusplus", lambda: kshot.MAMLPlusPlus(conv(), lr=0.1, steps=2), features=IMAGE),
     "mamlplusplus-start": Case(
         "mamlplusplus",
         lambda: at_progress(0.0, kshot.MAMLPlusPlus(conv(norm="group"), lr=0.1, steps=4, first_order=0)),

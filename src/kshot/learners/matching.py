@@ -57,12 +57,12 @@ class MatchingNet(EmbeddingLearner):
     def predict(self, fitted: Matched, x: Tensor) -> Tensor:
         query = self.embed(x)
         if self.full_context:
-            query = self._in_context(query, fitted.embedded)
+            query = self.in_context(query, fitted.embedded)
         cosine = normalize(query, dim=-1) @ normalize(fitted.embedded, dim=-1).T  # [Q, S]
         attention = (cosine / self.temperature).log_softmax(-1)
         return (attention.unsqueeze(-1) + fitted.members.log()).logsumexp(1)  # [Q, N], log(0) leaves an example out
 
-    def _in_context(self, query: Tensor, support: Tensor) -> Tensor:
+    def in_context(self, query: Tensor, support: Tensor) -> Tensor:
         """query [Q, D], support [S, D] -> [Q, D]."""
         hidden, cell = query, torch.zeros_like(query)
         for _ in range(self.reads):
