@@ -3,9 +3,10 @@
 from torch import nn
 
 from kshot.models.conv4 import Conv4
+from kshot.models.hashed_text import HashedText
 from kshot.models.mlp import MLP
 from kshot.models.resnet12 import ResNet12
 
-MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "conv4": Conv4, "resnet12": ResNet12}
+MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "conv4": Conv4, "resnet12": ResNet12, "hashed_text": HashedText}
 
-__all__ = ["MLP", "MODELS", "Conv4", "ResNet12"]
+__all__ = ["MLP", "MODELS", "Conv4", "HashedText", "ResNet12"]

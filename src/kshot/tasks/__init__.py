@@ -8,13 +8,16 @@ from kshot.tasks.episodes import Episodes
 from kshot.tasks.files import from_csv, from_jsonl
 from kshot.tasks.glyphs import Glyphs, draw_glyphs
 from kshot.tasks.images import from_folder
+from kshot.tasks.intents import Intents
 from kshot.tasks.labelled import Labelled
 from kshot.tasks.omniglot import Omniglot, omniglot
 from kshot.tasks.own import Own
 from kshot.tasks.sinusoids import Sinusoids
+from kshot.tasks.texts import hash_texts
 
 SOURCES: dict[str, Callable[..., Any]] = {
     "glyphs": Glyphs,
+    "intents": Intents,
     "omniglot": Omniglot,
     "own": Own,
     "sinusoids": Sinusoids,
@@ -24,6 +27,7 @@ __all__ = [
     "SOURCES",
     "Episodes",
     "Glyphs",
+    "Intents",
     "Labelled",
     "Omniglot",
     "Sinusoids",
@@ -32,5 +36,6 @@ __all__ = [
     "from_dataset",
     "from_folder",
     "from_jsonl",
+    "hash_texts",
     "omniglot",
 ]
