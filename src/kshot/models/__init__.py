@@ -5,6 +5,7 @@ from torch import nn
 from kshot.models.conv4 import Conv4
 from kshot.models.conv_relation import ConvRelation
 from kshot.models.gaussian_policy import GaussianPolicy
+from kshot.models.hashed_text import HashedText
 from kshot.models.mlp import MLP
 from kshot.models.resnet12 import ResNet12
 
@@ -13,7 +14,8 @@ MODELS: dict[str, type[nn.Module]] = {
     "conv4": Conv4,
     "resnet12": ResNet12,
     "conv-relation": ConvRelation,
+    "hashed-text": HashedText,
     "gaussian-policy": GaussianPolicy,
 }
 
-__all__ = ["MLP", "MODELS", "Conv4", "ConvRelation", "GaussianPolicy", "ResNet12"]
+__all__ = ["MLP", "MODELS", "Conv4", "ConvRelation", "GaussianPolicy", "HashedText", "ResNet12"]

@@ -8,15 +8,18 @@ from kshot.tasks.episodes import Episodes
 from kshot.tasks.files import from_csv, from_jsonl
 from kshot.tasks.glyphs import Glyphs, draw_glyphs
 from kshot.tasks.images import from_folder
+from kshot.tasks.intents import Intents
 from kshot.tasks.labelled import Labelled
 from kshot.tasks.linear import LinearRegressions
 from kshot.tasks.omniglot import Omniglot, omniglot
 from kshot.tasks.own import Own
 from kshot.tasks.sinusoids import Sinusoids
+from kshot.tasks.texts import hash_texts
 from kshot.tasks.transforms import from_transforms
 
 SOURCES: dict[str, Callable[..., Any]] = {
     "glyphs": Glyphs,
+    "intents": Intents,
     "linear": LinearRegressions,
     "omniglot": Omniglot,
     "own": Own,
@@ -27,6 +30,7 @@ __all__ = [
     "SOURCES",
     "Episodes",
     "Glyphs",
+    "Intents",
     "Labelled",
     "LinearRegressions",
     "Omniglot",
@@ -37,5 +41,6 @@ __all__ = [
     "from_folder",
     "from_jsonl",
     "from_transforms",
+    "hash_texts",
     "omniglot",
 ]
