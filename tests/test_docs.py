@@ -29,7 +29,7 @@ from typer.testing import CliRunner
 
 import kshot
 from kshot.cli import app
-from kshot.learners import LEARNERS
+from kshot.learners import FAMILIES, LEARNERS
 from kshot.models import MODELS
 from kshot.rl import ENVIRONMENTS
 from kshot.rules import RULES
@@ -196,7 +196,8 @@ OPTIONS: dict[str, list[Callable[..., Any]]] = {
     "command-line.md": [SOURCES["own"]],
     "training.md": [kshot.fit, Training],
     "evaluation.md": [kshot.evaluate, kshot.Evaluation],
-    "learners-gradient.md": [kshot.MAML, kshot.Reptile, kshot.rules.SGD],
+    "learners-gradient.md": [*FAMILIES["gradient"].values()],
+    "rules.md": [*RULES.values()],
     "learners-metric.md": [kshot.ProtoNet, kshot.NearestCentroid],
     "agents.md": [
         kshot.PolicyMAML,
