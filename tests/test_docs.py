@@ -198,7 +198,9 @@ OPTIONS: dict[str, list[Callable[..., Any]]] = {
     "evaluation.md": [kshot.evaluate, kshot.Evaluation],
     "learners-gradient.md": [*FAMILIES["gradient"].values()],
     "rules.md": [*RULES.values()],
-    "learners-metric.md": [kshot.ProtoNet, kshot.NearestCentroid],
+    "learners-metric.md": [*FAMILIES["metric"].values(), kshot.NearestCentroid],
+    "learners-in-context.md": [*FAMILIES["in-context"].values()],
+    "baselines.md": [kshot.Finetune, kshot.MultiTask, kshot.Scratch],
     "agents.md": [
         kshot.PolicyMAML,
         kshot.models.GaussianPolicy,
@@ -206,7 +208,7 @@ OPTIONS: dict[str, list[Callable[..., Any]]] = {
         kshot.rl.fit,
         kshot.rl.evaluate,
     ],
-    "models.md": [kshot.models.MLP, kshot.models.Conv4, kshot.models.ResNet12],
+    "models.md": [kshot.models.MLP, kshot.models.Conv4, kshot.models.ResNet12, kshot.models.ConvRelation],
 }
 
 
