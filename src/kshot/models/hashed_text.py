@@ -23,7 +23,8 @@ class HashedText(nn.Module):
     cosine distance, this is the nearest centroid of n-gram counts. The learned half is the weighted mean of embeddings
     and a residual MLP; it starts near zero, and an n-gram that training never showed adds next to nothing to it.
     buckets: n-grams share this many weights and embeddings, by their hash. dropout: of whole n-grams, in training.
-    Initial weights: every n-gram weighs 1; embeddings normal, 0.02; the MLP's last layer zero.
+    Initial weights: every n-gram weighs 1, and where training begins as much more as it is rare in the training sentences
+    (`meet`, which fit calls); embeddings normal, 0.02; the MLP's last layer zero.
     """
 
     def __init__(
@@ -50,6 +51,15 @@ class HashedText(nn.Module):
         self.body = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), last)
         self.features = lexical + width
         self.head: nn.Module = nn.Identity() if outputs is None else nn.Linear(self.features, outputs)
+
+    @torch.no_grad()
+    def meet(self, x: Tensor) -> None:
+        """Sentences [M, L] of the training classes: an n-gram's first weight is its inverse document frequency."""
+        documents = torch.zeros(self.buckets)
+        for row in x:
+            documents[(row[row != 0] % self.buckets).unique()] += 1
+        rarity = ((1 + len(x)) / (1 + documents)).log() + 1
+        self.log_weight.copy_(rarity.log() / PACE)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 2 or x.dtype != torch.int64:

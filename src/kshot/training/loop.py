@@ -123,6 +123,9 @@ class Run:
         self.step, self.best = 0, math.inf
         self.losses: list[float] = []  # since the last line of the log
         self.best_weights: dict[str, torch.Tensor] = {}
+        begins = out is None or not (out / checkpoint.LAST).is_file()
+        if begins:
+            learner.meet(tasks)
         self.way: Way | None = None
         ranks.same_start(learner)
         learner.seen = learner.seen | identities(tasks)
