@@ -27,6 +27,9 @@ bench: .venv-bench/installed
 	$(ONE_THREAD) .venv-bench/bin/python benchmarks/navigation.py
 	.venv-bench/bin/python benchmarks/glyphs_to_omniglot.py
 	$(ONE_THREAD) .venv-bench/bin/python benchmarks/glyph_learners.py
+	$(ONE_THREAD) .venv-bench/bin/python benchmarks/sinusoid_learners.py
+	$(ONE_THREAD) .venv-bench/bin/python benchmarks/strategy.py
+	$(ONE_THREAD) .venv-bench/bin/python benchmarks/intents.py
 	$(MAKE) tables
 
 tables: .venv/installed

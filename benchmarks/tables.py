@@ -1,8 +1,8 @@
-"""The tables of README.md, made from results/*.json: nothing in them is typed. `--check` only compares.
+"""The tables of README.md and docs/results.md, made from results/*.json: nothing in them is typed. `--check` only compares.
 
     python benchmarks/tables.py [--check]
 
-README.md holds a pair of comments for each table, <!-- table: NAME --> and <!-- end -->.
+A page holds a pair of comments for each table, <!-- table: NAME --> and <!-- end -->.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from kshot import atomic
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
 Result = dict[str, Any]
 
 
@@ -34,19 +35,66 @@ def source(result: Result) -> str:
     return f"\n\n<sub>{m['cpu']}, {m['cores']} cores, torch {result['versions']['torch']}; `{result['command']}`</sub>"
 
 
+def costs(x: Result) -> tuple[str, str, str]:
+    seconds = "–" if x["training seconds"] is None else f"{x['training seconds']:,}"
+    return seconds, f"{x['adapt ms']:.1f}", f"{x['parameters']:,}"
+
+
 def glyph_learners(r: Result) -> str:
     rows = [
         (
-            x["learner"],
-            percent(x) + (" *" if x["transductive"] else ""),
-            "–" if x["training seconds"] is None else f"{x['training seconds']:,}",
-            f"{x['adapt ms']:.1f}",
-            f"{x['parameters']:,}",
+            x["learner"] + (" *" if x["transductive"] else ""),
+            x["family"],
+            *(f"{100 * x[f'accuracy, {k} shot']:.1f} ± {100 * x[f'interval, {k} shot']:.1f}" for k in (1, 5)),
+            *costs(x),
         )
-        for x in sorted(r["rows"], key=lambda x: -x["accuracy"])
+        for x in sorted(r["rows"], key=lambda x: -x["accuracy, 1 shot"])
     ]
-    heads = ("learner", "accuracy, %", "training, s", "to adapt, ms", "parameters")
+    heads = ("learner", "family", "1 shot, %", "5 shots, %", "training, s", "to adapt, ms", "parameters")
     return table(heads, rows) + "\n\n\\* transductive: normalizes over the query examples together" + source(r)
+
+
+def sinusoid_learners(r: Result) -> str:
+    rows = [
+        (
+            x["learner"],
+            x["family"],
+            *(f"{x[f'mse, {k} points']:.3f} ± {x[f'interval, {k} points']:.3f}" for k in (5, 10)),
+            *costs(x),
+        )
+        for x in sorted(r["rows"], key=lambda x: x["mse, 10 points"])
+    ]
+    heads = ("learner", "family", "5 points", "10 points", "training, s", "to adapt, ms", "parameters")
+    return table(heads, rows) + source(r)
+
+
+def strategy(r: Result) -> str:
+    def shown(x: Result, name: str) -> str:
+        return "diverges" if x["mse"] is None or x["mse"] > 100 else f"{x[name]:.2f} ± {x[name + ', interval']:.2f}"
+
+    rows = []
+    for x in r["rows"]:
+        x = {**x, "mse, interval": x["interval"]}
+        gain = "" if x["rule"].startswith("fixed") else shown(x, "better by").replace("-", "−")
+        rows.append((x["rule"], shown(x, "mse"), gain, x["parameters"]))
+    best = r["settings"]["best fixed rate"]
+    return table(("inner rule", "squared error", f"better than {best}, task by task", "its parameters"), rows) + source(r)
+
+
+def intents(r: Result) -> str:
+    rows = [
+        (
+            x["dataset"],
+            x["shots"],
+            f"{100 * x['accuracy']:.1f} ± {100 * x['interval']:.1f}",
+            f"{100 * x['tf-idf']:.1f} ± {100 * x['tf-idf, interval']:.1f}",
+            f"{100 * x['better by']:.1f} ± {100 * x['better by, interval']:.1f}",
+            f"{x['training seconds a split']:.0f}",
+        )
+        for x in r["rows"]
+    ]
+    heads = ("intents", "shots", "ProtoNet, %", "TF-IDF centroid, %", "better by, paired", "training a split, s")
+    return table(heads, [[str(cell).replace("-", "−") for cell in row] for row in rows]) + source(r)
 
 
 def glyphs_to_omniglot(r: Result) -> str:
@@ -107,6 +155,9 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "glyph-learners": glyph_learners,
     "glyphs-to-omniglot": glyphs_to_omniglot,
     "sinusoid": sinusoid,
+    "sinusoid-learners": sinusoid_learners,
+    "strategy": strategy,
+    "intents": intents,
     "navigation": navigation,
     "meta-gradients": meta_gradients,
     "meta-step": meta_step,
@@ -126,13 +177,13 @@ def filled(text: str) -> str:
 
 
 def main() -> None:
-    page = ROOT / "README.md"
-    before = page.read_text()
-    after = filled(before)
-    if "--check" in sys.argv and before != after:
-        raise SystemExit("README.md does not say what results/*.json say: run `make tables`")
-    if before != after:
-        atomic.write(page, after)
+    for page in PAGES:
+        before = page.read_text()
+        after = filled(before)
+        if "--check" in sys.argv and before != after:
+            raise SystemExit(f"{page.name} does not say what results/*.json say: run `make tables`")
+        if before != after:
+            atomic.write(page, after)
 
 
 if __name__ == "__main__":

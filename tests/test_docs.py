@@ -29,7 +29,7 @@ from typer.testing import CliRunner
 
 import kshot
 from kshot.cli import app
-from kshot.learners import LEARNERS
+from kshot.learners import FAMILIES, LEARNERS
 from kshot.models import MODELS
 from kshot.rl import ENVIRONMENTS
 from kshot.rules import RULES
@@ -196,8 +196,11 @@ OPTIONS: dict[str, list[Callable[..., Any]]] = {
     "command-line.md": [SOURCES["own"]],
     "training.md": [kshot.fit, Training],
     "evaluation.md": [kshot.evaluate, kshot.Evaluation],
-    "learners-gradient.md": [kshot.MAML, kshot.Reptile, kshot.rules.SGD],
-    "learners-metric.md": [kshot.ProtoNet, kshot.NearestCentroid],
+    "learners-gradient.md": [*FAMILIES["gradient"].values()],
+    "rules.md": [*RULES.values()],
+    "learners-metric.md": [*FAMILIES["metric"].values(), kshot.NearestCentroid],
+    "learners-in-context.md": [*FAMILIES["in-context"].values()],
+    "baselines.md": [kshot.Finetune, kshot.MultiTask, kshot.Scratch],
     "agents.md": [
         kshot.PolicyMAML,
         kshot.models.GaussianPolicy,
@@ -205,7 +208,7 @@ OPTIONS: dict[str, list[Callable[..., Any]]] = {
         kshot.rl.fit,
         kshot.rl.evaluate,
     ],
-    "models.md": [kshot.models.MLP, kshot.models.Conv4, kshot.models.ResNet12],
+    "models.md": [kshot.models.MLP, kshot.models.Conv4, kshot.models.ResNet12, kshot.models.ConvRelation],
 }
 
 

@@ -52,7 +52,7 @@ def test_ridge_is_least_squares_with_a_penalty(shots: int) -> None:
         [a, math.sqrt(penalty) * torch.eye(a.shape[1]).double()]
     )  # min ‖AW − Y‖² + λ‖W‖² as plain least squares
     solution = torch.linalg.lstsq(stacked, torch.cat([y, torch.zeros(a.shape[1], 3).double()])).solution
-    close(learner.adapt(task.support), solution)
+    close(learner.adapt(task.support), scale * solution)
     close(learner(task.support, task.query.x), scale * design(learner, task.query.x) @ solution)
 
 
@@ -74,7 +74,7 @@ def test_logistic_regression_is_at_its_optimum(shots: int, penalty: float) -> No
     task, learner = one_task(shots=shots), kshot.LogisticHead(encoder(), penalty=penalty).double()
     penalty = learner.log_penalty.exp().item()
     with torch.no_grad():
-        x, found = learner.embed(task.support.x), learner.adapt(task.support)
+        x, found = learner.embed(task.support.x), learner.adapt(task.support) / learner.log_scale.exp()
     weights = torch.zeros_like(found).requires_grad_()
 
     def cost() -> Tensor:
@@ -324,7 +324,7 @@ def test_cavia_modulates_a_layer_and_leaves_no_trace() -> None:
 
 def plus_plus(progress: float = 1.0, **choices: object) -> kshot.MAMLPlusPlus:
     torch.manual_seed(0)
-    learner = kshot.MAMLPlusPlus(MLP(4, (5,), 3).double(), lr=0.1, steps=4, **choices)  # type: ignore[arg-type]
+    learner = kshot.MAMLPlusPlus(MLP(4, (5,), 3).double(), **{"lr": 0.1, "steps": 4, **choices})  # type: ignore[arg-type]
     learner.progress = progress
     return learner
 
@@ -521,6 +521,16 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "context nowhere": (lambda: kshot.CAVIA(MLP(4, (5,), 3), at="neck"), "no submodule 'neck' for the context"),
     "context at ReLU": (lambda: kshot.CAVIA(MLP(4, (5,), 3), at="body.1"), "has no parameters"),
     "context and weights": (lambda: kshot.CAVIA(MLP(4, (5,), 3), adapted="head.*"), "the context moves and nothing else"),
+    "fixed rule": (lambda: kshot.MetaSGD(MLP(4, (5,), 3), rule=SGD()), "leave rule= out, or take MAML"),
+    "fixed hypergradient": (lambda: kshot.FOMAML(MLP(4, (5,), 3), hypergradient="unrolled"), "leave hypergradient= out"),
+    "boil without a head": (lambda: kshot.BOIL(nn.Sequential(nn.Linear(4, 3))), "BOIL needs a head that stays"),
+    "ridge on classes by squared error": (
+        lambda: kshot.RidgeNet(encoder(), loss="mse").double().loss(one_task()), "judged by the squared error",
+    ),
+    "context at flat maps": (
+        lambda: kshot.CAVIA(Conv4(3, width=4, size=32), at="body").double().loss(one_task(features=(1, 32, 32))),
+        "the context modulates 4 channels",
+    ),
     "share": (lambda: plus_plus(multi_step=1.5), "a share of the training"),
     "no running statistics": (
         lambda: kshot.MAMLPlusPlus(Conv4(3), batch_norm="running"), "no batch norm of the model keeps running statistics",

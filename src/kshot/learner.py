@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -73,6 +73,15 @@ class MetaLearner(nn.Module, ABC):
     def trajectory(self, support: Batch, steps: int) -> list[Any]:
         """What was fitted after 0, 1, … steps; a learner that does not learn in steps has one entry."""
         return [self.adapt(support)]
+
+    def meet(self, tasks: object) -> None:
+        """Called by `fit` once, before the first step: parts that have a `meet` see all the training examples there are."""
+        parts = [part for part in self.modules() if part is not self and hasattr(part, "meet")]
+        examples = getattr(tasks, "examples", None)
+        if parts and examples is not None:
+            every: Tensor = examples()
+            for part in parts:
+                cast(Any, part).meet(every)
 
     def track(self, tasks: Task) -> None:
         """After an outer step `fit` shows its tasks: here, and nowhere else, may a learner's buffers move."""

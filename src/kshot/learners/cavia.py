@@ -82,6 +82,11 @@ def _modulated(module: nn.Module, scale: Tensor, shift: Tensor) -> Iterator[None
     """Inside, the outputs [B, C, ...] of the module are scaled and shifted by channel."""
 
     def film(_: nn.Module, __: Any, outputs: Tensor) -> Tensor:
+        if outputs.ndim < 2 or outputs.shape[1] != len(scale):
+            raise InputError(
+                f"the context modulates {len(scale)} channels, and the submodule gives outputs of shape {tuple(outputs.shape)}: "
+                "choose one, with at=, that ends in the layer whose channels are to be modulated, such as a block"
+            )
         places = [1] * (outputs.ndim - 2)
         return outputs * scale.reshape(1, -1, *places) + shift.reshape(1, -1, *places)
 

@@ -25,8 +25,11 @@ class Clone:
 
     def __init__(self, learner: GradientLearner, params: Params, state: Any = None, steps: int = 0) -> None:
         self.learner, self.steps = learner, steps
-        # Tensors of its own, equal to the learner's, so that what was computed from which is seen in the graph.
-        self.params = {name: p.view_as(p) for name, p in params.items()}
+        # Tensors of its own, equal to the learner's, so that what was computed from which is seen in the graph. Where a
+        # start is no parameter, such as CAVIA's context of zeros, it begins to ask for gradients here.
+        with torch.enable_grad():
+            leaves = {name: p if p.requires_grad else p.detach().requires_grad_() for name, p in params.items()}
+            self.params = {name: p.view_as(p) for name, p in leaves.items()}
         self.state = learner.rule.init(self.params) if state is None else state
         self._past: set[Any] = set()  # the graph's nodes of the parameters of earlier steps
 
@@ -41,10 +44,11 @@ class Clone:
         """What learner.predict takes."""
         return self.learner.at_step(self.params, self.steps)
 
-    def adapt(self, loss: Tensor, *, first_order: bool | None = None) -> None:
+    def adapt(self, loss: Tensor, *, first_order: bool | None = None, allow_unused: bool | None = None) -> None:
         """One step of the rule down `loss`, a scalar of what this clone computed since it last moved.
 
         first_order: take its gradient as a constant; the default is the learner's hypergradient.
+        allow_unused: accept adapted parameters that the loss does not depend on; the default is the learner's.
         """
         self._check(loss)
         if first_order is None:
@@ -53,10 +57,10 @@ class Clone:
             loss, list(self.params.values()), create_graph=not first_order, retain_graph=True, allow_unused=True
         )
         idle = [name for name, g in zip(self.params, grads, strict=True) if g is None]
-        if idle and not self.learner.allow_unused:
+        if idle and not (self.learner.allow_unused if allow_unused is None else allow_unused):
             raise InputError(
                 f"the loss does not depend on {', '.join(map(repr, idle))}: leave them out with adapted=[…], freeze them with "
-                "requires_grad_(False), or build the learner with allow_unused=True to let them stay put"
+                "requires_grad_(False), or pass allow_unused=True, here or to the learner, to let them stay put"
             )
         found = {
             name: torch.zeros_like(p) if g is None else g
@@ -83,10 +87,14 @@ class Clone:
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
             raise InputError(f"adapt takes the loss, a scalar tensor, and was given {found}: reduce it, as by .mean()")
+        if not torch.is_grad_enabled():
+            raise InputError(
+                "adapt was called under torch.no_grad(), where there is no gradient to step along: call it outside. To evaluate "
+                "without the cost of a second derivative, adapt with first_order=True and detach() what comes out"
+            )
         if loss.grad_fn is None:
             raise InputError(
-                "the loss has no gradient: compute it from what the clone returns, outside torch.no_grad() and without "
-                "detach()"
+                "the loss has no gradient: compute it from what the clone returns, outside torch.no_grad() and without detach()"
             )
         now, past = self._reached(loss.grad_fn)
         if not now and past:

@@ -80,6 +80,11 @@ class GradientLearner(MetaLearner):
 
     def trajectory(self, support: Batch, steps: int) -> list[Params]:
         check_support(support)
+        if torch.is_inference_mode_enabled():  # which enable_grad does not lift, as it does no_grad
+            raise InputError(
+                f"{type(self).__name__} was to adapt under torch.inference_mode(), where there is no gradient to step along: "
+                "adapt under torch.no_grad(), and predict under either"
+            )
         return self.descend(support, steps, self.hypergradient)
 
     def descend(self, support: Batch, steps: int, hypergradient: Hypergradient, minibatches: int = 1) -> list[Params]:

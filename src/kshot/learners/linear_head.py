@@ -34,13 +34,14 @@ class LinearHead(EmbeddingLearner):
         """kernel [S, S] of inner products, targets [S, N], for classes 1 for the own one and 0 elsewhere -> A [S, N]."""
 
     def adapt(self, support: Batch) -> Tensor:
-        """W [D + 1, N]."""
+        """scale · W [D + 1, N]."""
         ways = self.ways(support)
         x = self.embed(support.x)
-        return x.T @ self.solve(x @ x.T, one_hot(support.y, ways).to(x.dtype))
+        return self.log_scale.exp() * (x.T @ self.solve(x @ x.T, one_hot(support.y, ways).to(x.dtype)))
 
     def predict(self, fitted: Tensor, x: Tensor) -> Tensor:
-        return self.log_scale.exp() * (self.embed(x) @ fitted)
+        outputs: Tensor = torch.tensordot(self.embed(x), fitted, 1)
+        return outputs
 
     def embed(self, x: Tensor) -> Tensor:
         """x [S, *features] -> [S, D + 1]."""

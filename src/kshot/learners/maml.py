@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import nn
 
+from kshot.functional import select
 from kshot.learners.gradient import GradientLearner
 from kshot.rules import SGD, Curvature, LSTMRule, Rule
+from kshot.types import InputError
 
 
 class MAML(GradientLearner):
@@ -21,12 +23,21 @@ class MAML(GradientLearner):
     """
 
 
+def _named(name: str, model: nn.Module, choices: dict[str, Any], **fixed: Any) -> MAML:
+    """MAML with what makes it the paper's."""
+    if both := choices.keys() & fixed.keys():
+        raise InputError(
+            f"{name} is MAML with a {min(both)} of its own: leave {min(both)}= out, or take MAML and give it"
+        )
+    return MAML(model, **fixed, **choices)
+
+
 def FOMAML(model: nn.Module, **choices: Any) -> MAML:
     """First-order MAML: the meta-gradient is ∇L_query at φ, as if φ − θ were a constant.
 
     Finn, Abbeel, Levine 2017 (section 5.2); analysed by Nichol, Achiam, Schulman 2018.
     """
-    return MAML(model, hypergradient="first-order", **choices)
+    return _named("FOMAML", model, choices, hypergradient="first-order")
 
 
 def ANIL(model: nn.Module, *, adapted: str | Sequence[str] = "head.*", **choices: Any) -> MAML:
@@ -42,6 +53,12 @@ def BOIL(model: nn.Module, *, adapted: str | Sequence[str] = "!head.*", **choice
 
     Oh, Yoo, Kim, Yun 2021, BOIL: Towards Representation Change for Few-shot Learning.
     """
+    names = dict(model.named_parameters()) if isinstance(model, nn.Module) else {}
+    if names and len(select(names, adapted)) == len(names):
+        raise InputError(
+            f"adapted={adapted!r} leaves no parameter of the model out, and BOIL needs a head that stays: name its last layer, "
+            "such as adapted='!fc.*'"
+        )
     return MAML(model, adapted=adapted, **choices)
 
 
@@ -51,7 +68,7 @@ def MetaSGD(model: nn.Module, *, lr: float = 0.01, **choices: Any) -> MAML:
     Li, Zhou, Chen, Li 2017, Meta-SGD: Learning to Learn Quickly for Few-Shot Learning.
     Differs: the rates all start at lr; the paper draws them at random.
     """
-    return MAML(model, rule=SGD(lr, learn="parameter"), **choices)
+    return _named("MetaSGD", model, choices, rule=SGD(lr, learn="parameter"))
 
 
 def MetaCurvature(model: nn.Module, *, rule: Rule | None = None, **choices: Any) -> MAML:
@@ -77,4 +94,4 @@ def MetaLSTM(model: nn.Module, *, lr: float = 0.1, hidden: int = 20, **choices: 
 
     Ravi, Larochelle 2017, Optimization as a Model for Few-Shot Learning. See kshot.rules.LSTMRule.
     """
-    return MAML(model, rule=LSTMRule(lr, hidden=hidden), **{"hypergradient": "first-order", **choices})
+    return _named("MetaLSTM", model, {"hypergradient": "first-order", **choices}, rule=LSTMRule(lr, hidden=hidden))

@@ -23,7 +23,7 @@ class MAMLPlusPlus(GradientLearner):
     """MAML, trained so that it stays stable: every inner step has rates, a loss and a normalization of its own.
 
     Antoniou, Edwards, Storkey 2019, How to Train Your MAML. Beside a cosine schedule (fit's schedule='cosine'):
-    - a learned rate for each tensor and step, the default rule: SGD(lr, learn='tensor-step');
+    - a learned rate for each tensor and step, the default rule: SGD(lr, learn='tensor-step'); lr is for no other;
     - a multi-step loss: at first the query counts after every step, and by `multi_step` of training after the last alone;
     - a scale and a shift of each normalization layer for each step, learned in the outer loop and not moved in the inner;
     - first-order meta-gradients for the first `first_order` of training, exact ones after that;

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from kshot.functional import BatchNormPolicy
-from kshot.learner import Criterion, named_loss
+from kshot.learner import Criterion, mse_loss, named_loss
 from kshot.learners.linear_head import LinearHead, identity
 from kshot.types import Batch, check_support
 
@@ -31,27 +31,17 @@ class RidgeNet(LinearHead):
     ) -> None:
         super().__init__(encoder, penalty=penalty, scale=scale, batch_norm=batch_norm)
         self.criterion = named_loss(loss)
-        if self.criterion is not cross_entropy:
-            self.log_scale.requires_grad_(False)  # values need none
+        if self.criterion is mse_loss:
+            self.log_scale.requires_grad_(False)  # values are not scaled
 
     def adapt(self, support: Batch) -> Tensor:
-        """W [D + 1, N] or [D + 1, *targets]."""
-        if self.criterion is cross_entropy:
+        """scale · W [D + 1, N] for classes, W [D + 1, *targets] for values."""
+        if support.ways is not None or self.criterion is cross_entropy:
             return super().adapt(support)
         check_support(support)
         x = self.embed(support.x)
         return (x.T @ self.solve(x @ x.T, support.y.reshape(len(x), -1))).reshape(x.shape[1], *support.y.shape[1:])
 
-    def predict(self, fitted: Tensor, x: Tensor) -> Tensor:
-        if self.criterion is cross_entropy:
-            return super().predict(fitted, x)
-        values: Tensor = torch.tensordot(self.embed(x), fitted, 1)
-        return values
-
     def solve(self, kernel: Tensor, targets: Tensor) -> Tensor:
         solved: Tensor = torch.linalg.solve(kernel + self.log_penalty.exp() * identity(kernel), targets)
         return solved
-
-    @property
-    def class_symmetric(self) -> bool:
-        return self.criterion is cross_entropy

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,11 +19,12 @@ class HashedText(nn.Module):
 
     x [B, L] rows of kshot.tasks.hash_texts, 0 where a row is padded -> [B, outputs] or features [B, lexical + width].
     The lexical half is the bag of n-grams itself, weighted, folded into `lexical` places by a fixed random place and sign for
-    each (Weinberger et al. 2009, Feature Hashing) and of length one. It knows words that training never showed, so that untrained,
-    with cosine distance, this is the nearest centroid of n-gram counts. The learned half is the weighted mean of embeddings
+    each (Weinberger et al. 2009, Feature Hashing) and of length one. It knows words that training never showed: untrained, with
+    cosine distance, this is the nearest centroid of n-gram counts. The learned half is the weighted mean of embeddings
     and a residual MLP; it starts near zero, and an n-gram that training never showed adds next to nothing to it.
     buckets: n-grams share this many weights and embeddings, by their hash. dropout: of whole n-grams, in training.
-    Initial weights: every n-gram weighs 1; embeddings normal, 0.02; the MLP's last layer zero.
+    Initial weights: every n-gram weighs 1, and where training begins as much more as it is rare in the training sentences
+    (`meet`, which fit calls); embeddings normal, 0.02; the MLP's last layer zero.
     """
 
     def __init__(
@@ -42,11 +45,21 @@ class HashedText(nn.Module):
         self.outputs, self.buckets, self.lexical, self.width, self.dropout = outputs, buckets, lexical, width, dropout
         self.log_weight = nn.Parameter(torch.zeros(buckets))
         self.embedding = nn.Parameter(0.02 * torch.randn(buckets, width))
-        self.body = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width))
-        nn.init.zeros_(self.body[2].weight)
-        nn.init.zeros_(self.body[2].bias)
+        last = nn.Linear(4 * width, width)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.body = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), last)
         self.features = lexical + width
         self.head: nn.Module = nn.Identity() if outputs is None else nn.Linear(self.features, outputs)
+
+    @torch.no_grad()
+    def meet(self, x: Tensor) -> None:
+        """Sentences [M, L] of the training classes: an n-gram's first weight is its inverse document frequency."""
+        documents = torch.zeros(self.buckets)
+        for row in x:
+            documents[(row[row != 0] % self.buckets).unique()] += 1
+        rarity = ((1 + len(x)) / (1 + documents)).log() + 1
+        self.log_weight.copy_(rarity.log() / PACE)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 2 or x.dtype != torch.int64:
@@ -71,7 +84,7 @@ class HashedText(nn.Module):
         """[B, width]. embedding_bag has no second derivative; this has."""
         bag = (weight.unsqueeze(1) @ F.embedding(bucket, self.embedding)).squeeze(1)
         bag = bag / _length(weight)
-        return bag + self.body(bag)
+        return bag + cast(Tensor, self.body(bag))
 
 
 def _length(x: Tensor) -> Tensor:

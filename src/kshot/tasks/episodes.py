@@ -86,6 +86,10 @@ class Episodes:
     def identities(self) -> frozenset[str]:
         return self.data.identities
 
+    def examples(self) -> Tensor:
+        """All examples of all its classes, [M, *features]."""
+        return self.data.storage.read(torch.cat([self.data.rows(c) for c in range(len(self.data))]))
+
     @property
     def varies(self) -> bool:
         """Whether batches of tasks differ in ways, shots or queries: tasks of one batch are then no independent draws."""

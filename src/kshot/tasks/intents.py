@@ -6,6 +6,7 @@ classes that ProtAugment (Dopierre, Gravier, Logerais 2021) published and its su
 
 from __future__ import annotations
 
+import json
 import os
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,12 @@ def Intents(
     data = from_jsonl(folder / "full.jsonl", features="sentence", encode=partial(hash_texts, length=length))
     _check_known(folder, fold, classes, data)
     return Episodes(data.only(classes[split]), ways, shots, queries, **options)
+
+
+def sentences(dataset: str, root: str | Path | None = None) -> list[str]:
+    """All sentences of a dataset, in the order of its rows."""
+    lines = (_folder(_root(root), dataset) / "full.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["sentence"] for line in lines if line.strip()]
 
 
 def _root(root: str | Path | None) -> Path:

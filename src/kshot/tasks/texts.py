@@ -22,9 +22,9 @@ LENGTHS = (3, 4, 5)  # of character n-grams; a word counts its two ends, so that
 def hash_texts(texts: Sequence[str], length: int = 256) -> Tensor:
     """M texts -> int64 [M, length]: the n-grams of each in reading order, every one once, then zeros.
 
-    An n-gram is a word (or a sign such as '?') or a piece of 3 to 5 characters of one, ends marked; its number, 1..2⁶²−1, is the same on every machine
-    and in every process. Letter case and the unicode form do not matter. A text is cut after `length` n-grams (256 are
-    about 90 words of English), and a blank one is a row of zeros.
+    An n-gram is a word (or a sign such as '?') or a piece of 3 to 5 characters of one, ends marked; its number, 1..2⁶²−1,
+    is the same on every machine and in every process. Letter case and the unicode form do not matter.
+    A text is cut after `length` n-grams, and a blank one is a row of zeros.
     """
     if isinstance(texts, str):
         raise InputError("one text was given where a list of texts is needed: write hash_texts([text])")

@@ -73,7 +73,10 @@ def fit(
         refuse_seen_classes(learner, validate)
     with process_group() as ranks, torch.random.fork_rng():
         run = Run(learner, trained, tasks, validate, training, Path(out) if out is not None else None, ranks)
-        run.train(progress, tensorboard)
+        try:
+            run.train(progress, tensorboard)
+        finally:
+            learner.progress = 1.0  # a loop of one's own may go on with it
     return learner
 
 
@@ -120,6 +123,9 @@ class Run:
         self.step, self.best = 0, math.inf
         self.losses: list[float] = []  # since the last line of the log
         self.best_weights: dict[str, torch.Tensor] = {}
+        begins = out is None or not (out / checkpoint.LAST).is_file()
+        if begins:
+            learner.meet(tasks)
         self.way: Way | None = None
         ranks.same_start(learner)
         learner.seen = learner.seen | identities(tasks)
@@ -229,7 +235,6 @@ class Run:
                 checkpoint.fill(self.learner, checkpoint.read(self.out / checkpoint.BEST)[1], self.out)
             elif self.best_weights:
                 self.learner.load_state_dict(self.best_weights)
-        self.learner.progress = 1.0
         self.learner.eval()
 
     def _save(self) -> None:
