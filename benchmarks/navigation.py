@@ -3,9 +3,10 @@
     OMP_NUM_THREADS=1 python benchmarks/navigation.py
 
 The baseline gets as many outer steps and as many trajectories of as many tasks in each: all but one of a task's are its query,
-where MAML adapts on half of them. Both then adapt in the same way, each step on fresh trajectories of the policy so far; the
-baseline's inner learning rate is the one of RATES whose first step gives most on other tasks.
-Mean return over 200 tasks after 0, 1, 2, 3 steps, with 95 % intervals, and the difference task by task.
+where MAML adapts on half of them. Both then adapt in the same way, each step on fresh trajectories of the policy so far. MAML has
+the inner rate of its recipe; the baseline is shown with two of RATES, chosen on other tasks: the one that gives most after its
+first step, and the one that gives most after the third.
+Mean return over 200 tasks after 0, 1, 2, 3 steps, with 95 % intervals, and what MAML is ahead by, task by task.
 """
 
 from __future__ import annotations
@@ -59,35 +60,33 @@ def main() -> None:
     baseline, its_family = pooled(recipe)
     trained(baseline, its_family, recipe.training)
     choices = [kshot.PolicyMAML(baseline.model, rule=SGD(lr)) for lr in RATES]
-    tuned = max(choices, key=lambda learner: float(returns(learner, family, 60, seed=99, steps=1)[:, 1].mean()))
-
-    found = {
-        "MAML": returns(maml, family, TASKS, 0),
-        "trained on all tasks, then tuned": returns(tuned, family, TASKS, 0),
+    elsewhere = torch.stack(
+        [returns(learner, family, 60, seed=99).mean(0) for learner in choices]
+    )  # [rates, steps + 1]
+    tuned = {
+        f"its rate best for {n}": choices[int(elsewhere[:, at].argmax())] for n, at in (("one step", 1), ("three", 3))
     }
+
+    ours = returns(maml, family, TASKS, 0)
+    found = {"MAML": ours}
+    found |= {f"trained on all tasks, {how}": returns(learner, family, TASKS, 0) for how, learner in tuned.items()}
     rows = []
     for name, values in found.items():
         for steps, column in enumerate(values.T):
             mean, interval = mean_interval(column.tolist())
-            rows.append({"learner": name, "steps": steps, "return": round(mean, 3), "interval": round(interval, 3)})
-            print(f"{name:34} after {steps} steps: {mean:7.2f} ± {interval:.2f}")
-    ours, theirs = found.values()
-    mean, interval = mean_interval((ours - theirs)[:, 1].tolist())
-    print(
-        f"MAML − baseline after 1 step: {mean:.2f} ± {interval:.2f}; trained in {seconds:.0f} s ({processor:.0f} s of CPU)"
-    )
+            ahead, by = mean_interval((ours - values)[:, steps].tolist())
+            row = {"learner": name, "steps": steps, "return": round(mean, 3), "interval": round(interval, 3)}
+            rows.append(row | {"MAML ahead": round(ahead, 3), "ahead interval": round(by, 3)})
+            print(f"{name:46} after {steps}: {mean:8.2f} ± {interval:.2f}   MAML ahead {ahead:7.2f} ± {by:.2f}")
     settings = {
         "recipe": recipe.settings,
         "test tasks": TASKS,
         "test seed": 0,
         "training seconds": round(seconds),
         "training seconds of the processor": round(processor),
-        "baseline's rate": tuned.rule.lr,
+        "baseline's rates": {how: learner.rule.lr for how, learner in tuned.items()},
     }
-    difference = {"mean": round(mean, 3), "interval": round(interval, 3)}
-    passed = mean > interval
-    print("written to", record("navigation", settings, rows, passed=passed, difference_after_one_step=difference))
-    raise SystemExit(0 if passed else 1)
+    print("written to", record("navigation", settings, rows))
 
 
 if __name__ == "__main__":

@@ -118,9 +118,7 @@ def navigation(r: Result) -> str:
         found = {x["steps"]: f"{x['return']:.1f} ± {x['interval']:.1f}" for x in r["rows"] if x["learner"] == learner}
         rows.append((learner, *(found[s].replace("-", "−") for s in steps)))
     heads = ("return after", *(f"{s} step{'s' if s != 1 else ''}" for s in steps))
-    by = r["difference_after_one_step"]
-    note = f"\n\nAfter one step MAML is ahead by {by['mean']:.1f} ± {by['interval']:.1f}, task by task."
-    return table(heads, rows) + note + source(r)
+    return table(heads, rows) + source(r)
 
 
 def meta_gradients(r: Result) -> str:
