@@ -292,7 +292,7 @@ TASKS: dict[str, BadTask] = {
     ),
     "values for prototypes": BadTask(
         values,
-        "this task has none", "prototypes need classes", r"give Batch\(x, y, ways=N\)",
+        "this task has none", "ProtoNet needs classes", r"give Batch\(x, y, ways=N\)",
         learner=lambda: ProtoNet(MLP(1, (6,))),
     ),
     "values for cross entropy": BadTask(

@@ -55,6 +55,27 @@ def test_two_ranks_train_like_one(tmp_path: Path) -> None:
             assert x[name] == pytest.approx(y[name], rel=1e-4)
 
 
+def test_two_ranks_track_statistics_like_one(tmp_path: Path) -> None:
+    """Buffers that a learner moves are averaged by the ranks' shares of the tasks."""
+    small = {"learner.model.norm": "running", "learner.batch_norm": "running", "learner.model.width": 4}
+    small |= {"tasks.classes": 20, "training.meta_batch": 3, "training.vectorize": "loop", "training.validate_episodes": 4}
+    small |= {"training.optimizer": "sgd"}  # Adam scales the rounding in the gradient of a bias before batch norm up to its step
+    more = [part for key, value in small.items() for part in ("--set", f"{key}={value}")]
+    one, two = tmp_path / "one", tmp_path / "two"
+    for out, ranks in ((one, 1), (two, 2)):
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if ranks == 2 else []
+        words = [sys.executable, *launch, "-m", "kshot", "train", "glyphs-5w1s-mamlplusplus", *more]
+        words += ["--set", "training.steps=6", "--out", str(out)]
+        done = subprocess.run(words, env=environment(), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    a, b = state(one), state(two)
+    tracked = [key for key in a if "statistics" in key]
+    assert len(tracked) == 8
+    assert any((a[key] - a[key].round()).abs().max() > 0.01 for key in tracked)  # they have moved off 0 and 1
+    for key in tracked:
+        torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=1e-4)
+
+
 def ranks_of(launcher: int) -> list[int]:
     """The processes that torchrun started."""
     found = []

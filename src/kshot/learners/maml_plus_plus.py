@@ -96,12 +96,15 @@ class MAMLPlusPlus(GradientLearner):
     def track(self, tasks: Task) -> None:
         if self.batch_norm != "running":
             return
+        mean = {name: torch.zeros_like(self.statistics.get_buffer(key(name))) for name in self._tracked}
         for i in range(len(tasks)):
             task = tasks[i]
             for row, fitted in enumerate(self.descend(task.support, self.steps, "first-order")):
                 seen = batch_statistics(self.model, fitted, torch.cat([task.support.x, task.query.x]))
                 for name, value in seen.items():
-                    self.statistics.get_buffer(key(name))[row].lerp_(value, MOMENTUM / len(tasks))
+                    mean[name][row] += value / len(tasks)
+        for name, value in mean.items():
+            self.statistics.get_buffer(key(name)).lerp_(value, MOMENTUM)
 
     @property
     def _runs(self) -> bool:

@@ -56,14 +56,14 @@ class Ranks:
                 for tensor in module.state_dict().values():
                     dist.broadcast(tensor, src=0)
 
-    def average_buffers(self, module: nn.Module) -> None:
-        """The mean over the ranks of each buffer: each has tracked its own share of the tasks."""
+    def average_buffers(self, module: nn.Module, weight: float) -> None:
+        """The mean over the ranks of each buffer, by the weight of their shares: each has tracked its own tasks."""
         buffers = [b for b in module.buffers() if b.is_floating_point()]
         if self.world > 1 and buffers:
             with _naming_the_lost():
                 for buffer in buffers:
+                    buffer *= weight
                     dist.all_reduce(buffer)
-                    buffer /= self.world
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter], *scalars: float) -> list[float]:
         """Sum every gradient, and the scalars, over the ranks in one message; returns the scalars' sums."""

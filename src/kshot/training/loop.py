@@ -175,7 +175,7 @@ class Run:
         found = self.update(batch, self.way, stop)
         with self._autocast():
             self.learner.track(batch)
-        self.ranks.average_buffers(self.learner)
+        self.ranks.average_buffers(self.learner, len(batch) / t.meta_batch)
         self.step += 1
         return found
 
