@@ -146,6 +146,17 @@ def test_first_order_can_be_said_for_each_call() -> None:
         torch.testing.assert_close(found[name], wanted[name], **EXACT)
 
 
+def test_a_first_order_learner_with_attention_may_take_one_exact_step() -> None:
+    data, first = task(), maml(Attention(), hypergradient="first-order")
+    clone = first.clone()
+    clone.adapt(cross_entropy(clone(data.support.x), data.support.y), first_order=False)
+    found = gradients(first, cross_entropy(clone(data.query.x), data.query.y))
+    exact = maml(first.model)
+    wanted = gradients(exact, exact.loss(data))
+    for name in wanted:
+        torch.testing.assert_close(found[name], wanted[name], **EXACT)
+
+
 # Losses of one's own.
 
 Loss = Callable[[Callable[..., Tensor], list[Tensor], Task], Tensor]

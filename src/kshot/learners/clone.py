@@ -35,8 +35,7 @@ class Clone:
 
     def __call__(self, *inputs: Any, method: str | None = None, **named: Any) -> Any:
         """The model, or one of its methods, on the parameters as they are now."""
-        twice = self.learner.hypergradient != "first-order" and torch.is_grad_enabled()
-        with twice_differentiable() if twice else nullcontext():
+        with twice_differentiable() if torch.is_grad_enabled() else nullcontext():
             return self.learner.run(self.fitted, *inputs, method=method, **named)
 
     @property
