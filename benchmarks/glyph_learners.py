@@ -1,10 +1,11 @@
 """Every learner that has a recipe on Glyphs: 5-way 1- and 5-shot accuracy on unseen classes, and what it costs.
 
-    python benchmarks/glyph_learners.py [--runs runs/bench] [--train NAME …]
+    python benchmarks/glyph_learners.py [--runs runs/bench] [--train NAME …] [--measured]
 
 Trains each recipe (an interrupted or finished run folder is gone on with), then evaluates it on the same tasks, beside raw
 pixels with the nearest centroid. A learner is trained once, on 1-shot tasks, and that one is measured at 1 and at 5 shots.
---train only trains and measures the named recipes, for a start on several cores; the results are written by a run without it.
+--train only trains and measures the named recipes, for a start on several cores; the results are written by a run without it;
+--measured writes those of the recipes that have been measured so far, and names the others.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs/bench"))
     parser.add_argument("--train", nargs="*", default=[])
+    parser.add_argument("--measured", action="store_true")
     given = parser.parse_args()
     family = {name: kind for kind, learners in FAMILIES.items() for name in learners}
     for name in given.train:
@@ -85,10 +87,15 @@ def main() -> None:
         return
     rows = [row("nearest-centroid, raw pixels", "baseline", kshot.NearestCentroid(), None)]
     settings = {}
+    missing = []
     for name in (n for n in recipes.names() if n.startswith("glyphs-5w1s-")):
+        if given.measured and not (given.runs / name / "row.json").is_file():
+            missing.append(name)
+            continue
         settings[name] = recipes.read(name).settings
         rows.append(measured(name, given.runs, family[settings[name]["learner"]["name"]]))
-    print("written to", record("glyph-learners", {"test tasks": EPISODES, "test seed": 0, **settings}, rows))
+    facts = {"not measured yet": missing} if missing else {}
+    print("written to", record("glyph-learners", {"test tasks": EPISODES, "test seed": 0, **settings}, rows, **facts))
 
 
 if __name__ == "__main__":

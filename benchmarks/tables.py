@@ -78,7 +78,9 @@ def strategy(r: Result) -> str:
         gain = "" if x["rule"].startswith("fixed") else shown(x, "better by").replace("-", "−")
         rows.append((x["rule"], shown(x, "mse"), gain, x["parameters"]))
     best = r["settings"]["best fixed rate"]
-    return table(("inner rule", "squared error", f"better than {best}, task by task", "its parameters"), rows) + source(r)
+    return table(("inner rule", "squared error", f"better than {best}, task by task", "its parameters"), rows) + source(
+        r
+    )
 
 
 def intents(r: Result) -> str:

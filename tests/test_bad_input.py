@@ -411,11 +411,11 @@ LEARNERS: dict[str, Wrong] = {
     ),
     "a loss unknown by name": Wrong(
         lambda _: MAML(mlp(), loss="mae"),
-        "loss 'mae'", "is not known", "choose one of cross_entropy, mse, or give a function",
+        "loss 'mae'", "is not known", "choose one of cross_entropy, mse, squared_scores, or give a function",
     ),
     "a number in place of a loss": Wrong(
         lambda _: MAML(mlp(), loss=5),  # type: ignore[arg-type]
-        "loss 5", "is not known", "choose one of cross_entropy, mse, or give a function",
+        "loss 5", "is not known", "choose one of cross_entropy, mse, squared_scores, or give a function",
     ),
     "negative inner rate": Wrong(lambda _: SGD(-0.1), "lr=-0.1", "finite number", "at least 0"),
     "inner rate as text": Wrong(lambda _: SGD("0.1"), "lr='0.1'", "finite number", "at least 0"),  # type: ignore[arg-type]
@@ -423,7 +423,7 @@ LEARNERS: dict[str, Wrong] = {
         lambda _: SGD(torch.tensor(0.1)),  # type: ignore[arg-type]
         r"lr=tensor\(0\.1", "finite number", "at least 0",
     ),
-    "momentum is NaN": Wrong(lambda _: SGD(momentum=float("nan")), "momentum=nan", "finite number", "at least 0"),
+    "momentum is NaN": Wrong(lambda _: SGD(momentum=float("nan")), "momentum=nan", "it must be", "at least 0 and below 1"),
     "nesterov without momentum": Wrong(
         lambda _: SGD(nesterov=True), "nesterov=True and momentum=0", "give a momentum", "such as 0.9"
     ),
@@ -471,10 +471,10 @@ LEARNERS: dict[str, Wrong] = {
     "unknown norm": Wrong(
         lambda _: Conv4(norm="layer"),
         "norm='layer'", "is not known",
-        "choose 'batch', 'group' or 'none'",  # type: ignore[arg-type]
+        "choose 'batch', 'running', 'group' or 'none'",  # type: ignore[arg-type]
     ),
     "images too small for Conv4": Wrong(
-        lambda _: Conv4(size=8), "size=8 is too small", "halves four times", "give at least 16"
+        lambda _: Conv4(size=8), "size=8 is too small", "halves 4 times", "give at least 16"
     ),
     "images too small for ResNet12": Wrong(
         lambda _: ResNet12(size=8), "size=8 is too small", "halves four times", "give at least 16"

@@ -96,6 +96,12 @@ def train(
         text = recipes.to_toml(chosen.settings)
         if ranks.first and not (folder / checkpoint.LAST).is_file():
             atomic.write(folder / RECIPE, text)
+        if not any(p.requires_grad for p in learner.parameters()):
+            if ranks.first:
+                training.save(learner, folder / checkpoint.LAST)
+                out.print(f"nothing to train in advance: kept as it is in [bold]{folder}[/]")
+                out.print(f"next: kshot evaluate {folder}")
+            return
         settings = {"device": "auto", **chosen.training}
         chosen.kind.fit(learner, tasks, validate=val, out=folder, tensorboard=tensorboard, **settings)
         if ranks.first:

@@ -58,8 +58,15 @@ def test_two_ranks_train_like_one(tmp_path: Path) -> None:
 def test_two_ranks_track_statistics_like_one(tmp_path: Path) -> None:
     """Buffers that a learner moves are averaged by the ranks' shares of the tasks."""
     small = {"learner.model.norm": "running", "learner.batch_norm": "running", "learner.model.width": 4}
-    small |= {"tasks.classes": 20, "training.meta_batch": 3, "training.vectorize": "loop", "training.validate_episodes": 4}
-    small |= {"training.optimizer": "sgd"}  # Adam scales the rounding in the gradient of a bias before batch norm up to its step
+    small |= {
+        "tasks.classes": 20,
+        "training.meta_batch": 3,
+        "training.vectorize": "loop",
+        "training.validate_episodes": 4,
+    }
+    small |= {
+        "training.optimizer": "sgd"
+    }  # Adam scales the rounding in the gradient of a bias before batch norm up to its step
     more = [part for key, value in small.items() for part in ("--set", f"{key}={value}")]
     one, two = tmp_path / "one", tmp_path / "two"
     for out, ranks in ((one, 1), (two, 2)):
