@@ -83,22 +83,6 @@ def strategy(r: Result) -> str:
     )
 
 
-def intents(r: Result) -> str:
-    rows = [
-        (
-            x["dataset"],
-            x["shots"],
-            f"{100 * x['accuracy']:.1f} ± {100 * x['interval']:.1f}",
-            f"{100 * x['tf-idf']:.1f} ± {100 * x['tf-idf, interval']:.1f}",
-            f"{100 * x['better by']:.1f} ± {100 * x['better by, interval']:.1f}",
-            f"{x['training seconds a split']:.0f}",
-        )
-        for x in r["rows"]
-    ]
-    heads = ("intents", "shots", "ProtoNet, %", "TF-IDF centroid, %", "better by, paired", "training a split, s")
-    return table(heads, [[str(cell).replace("-", "−") for cell in row] for row in rows]) + source(r)
-
-
 def glyphs_to_omniglot(r: Result) -> str:
     rows = [(x["test"], x["learner"], percent(x)) for x in r["rows"]]
     return table(("test classes from", "learner", "accuracy, %"), rows) + source(r)
@@ -159,7 +143,6 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "sinusoid": sinusoid,
     "sinusoid-learners": sinusoid_learners,
     "strategy": strategy,
-    "intents": intents,
     "navigation": navigation,
     "meta-gradients": meta_gradients,
     "meta-step": meta_step,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from pathlib import Path
@@ -66,3 +67,22 @@ def trajectories(tasks: int = 3, shots: int = 5, queries: int = 4, seed: int = 0
         return Batch(x, torch.cat([actions, advantage, log_probability], -1))
 
     return Task(batch(shots), batch(queries))
+
+
+def write_intents(root: Path, name: str = "SMALL", classes: int = 9, examples: int = 8) -> Path:
+    """A folder of intents with one split of its classes into thirds; a sentence has its class's word among others."""
+    folder = root / name
+    place = folder / "splits" / "01"
+    place.mkdir(parents=True)
+    fillers = ("please", "my", "card", "now", "help", "account", "the", "today", "why", "again")
+    labels = [f"about_{'abcdefghijklmnop'[c]}" for c in range(classes)]
+    lines = []
+    for i in range(examples):
+        for c, label in enumerate(labels):
+            words = [fillers[(i * k + c * (k + 1)) % len(fillers)] for k in range(1, 5)]
+            lines.append({"sentence": " ".join([*words, f"{'bdfgklmnprst'[c] * 2}oo{i}"]), "label": label})
+    (folder / "full.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    third = classes // 3
+    for k, split in enumerate(("train", "valid", "test")):
+        (place / f"labels.{split}.txt").write_text("\n".join(labels[k * third : (k + 1) * third]) + "\n")
+    return folder

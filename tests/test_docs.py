@@ -186,6 +186,7 @@ OPTIONS: dict[str, list[Callable[..., Any]]] = {
         kshot.tasks.Sinusoids,
         kshot.tasks.LinearRegressions,
         kshot.tasks.Glyphs,
+        kshot.tasks.Intents,
         kshot.tasks.from_folder,
         kshot.tasks.from_csv,
         kshot.tasks.from_jsonl,
@@ -208,7 +209,13 @@ OPTIONS: dict[str, list[Callable[..., Any]]] = {
         kshot.rl.fit,
         kshot.rl.evaluate,
     ],
-    "models.md": [kshot.models.MLP, kshot.models.Conv4, kshot.models.ResNet12, kshot.models.ConvRelation],
+    "models.md": [
+        kshot.models.MLP,
+        kshot.models.Conv4,
+        kshot.models.ResNet12,
+        kshot.models.ConvRelation,
+        kshot.models.HashedText,
+    ],
 }
 
 

@@ -41,6 +41,8 @@ def Intents(
     """
     if split not in FILES:
         raise InputError(f"Intents has no split {split!r}: choose one of {', '.join(FILES)}")
+    if not isinstance(fold, int) or isinstance(fold, bool):
+        raise InputError(f"fold={fold!r} is no number of a split of the classes: give a whole number, such as fold=1")
     folder = _folder(_root(root), dataset)
     classes = _classes(folder, fold)  # before the sentences: it is read in no time
     data = from_jsonl(folder / "full.jsonl", features="sentence", encode=partial(hash_texts, length=length))
@@ -50,8 +52,8 @@ def Intents(
 
 def sentences(dataset: str, root: str | Path | None = None) -> list[str]:
     """All sentences of a dataset, in the order of its rows."""
-    lines = (_folder(_root(root), dataset) / "full.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line)["sentence"] for line in lines if line.strip()]
+    with (_folder(_root(root), dataset) / "full.jsonl").open(encoding="utf-8-sig") as file:
+        return [json.loads(line)["sentence"] for line in file if line.strip()]
 
 
 def _root(root: str | Path | None) -> Path:
@@ -77,7 +79,7 @@ def _folder(root: Path, dataset: str) -> Path:
 
 def _classes(folder: Path, fold: int) -> dict[str, list[str]]:
     """The classes of each split, of which none is in two."""
-    place = folder / "splits" / f"{fold:02d}" if isinstance(fold, int) else folder / "splits" / str(fold)
+    place = folder / "splits" / f"{fold:02d}"
     found: dict[str, list[str]] = {}
     for split, name in FILES.items():
         try:

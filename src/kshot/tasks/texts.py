@@ -28,7 +28,7 @@ def hash_texts(texts: Sequence[str], length: int = 256) -> Tensor:
     """
     if isinstance(texts, str):
         raise InputError("one text was given where a list of texts is needed: write hash_texts([text])")
-    if not isinstance(length, int) or length < 1:
+    if not isinstance(length, int) or isinstance(length, bool) or length < 1:
         raise InputError(f"length={length!r} is no number of n-grams: give a whole number of at least 1")
     rows = torch.zeros(len(texts), length, dtype=torch.int64)
     for row, text in zip(rows, texts, strict=True):
