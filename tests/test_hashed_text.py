@@ -1,10 +1,13 @@
 """HashedText: what it does not look at does not matter, and it differentiates twice."""
 
+import math
+
 import pytest
 import torch
 
 import kshot
 from kshot.models import HashedText
+from kshot.models.hashed_text import PACE
 from kshot.tasks import Intents, hash_texts
 from kshot.types import InputError, seeded
 from kshot.vectorize import pieces
@@ -142,3 +145,23 @@ def test_the_loss_falls(tmp_path):
         kshot.meta_loss(learner.train(), several, "loop").backward()
         optimizer.step()
     assert loss() < 0.8 * before
+
+
+def test_training_begins_with_the_rarity_of_each_n_gram() -> None:
+    """fit shows the model all training sentences once, and an n-gram's first weight is its inverse document frequency."""
+    texts = ["pay the bill", "pay the card", "pay the rent", "lost the card"] * 2
+    x = hash_texts(texts, 32)
+    model = HashedText(buckets=1 << 16, lexical=64, width=4)
+    model.meet(x)
+
+    def weight(word: str) -> float:
+        first = int(hash_texts([word], 32)[0, 0]) % model.buckets
+        return float((PACE * model.log_weight[first].detach()).exp())
+
+    for word, documents in (("the", 8), ("pay", 6), ("card", 4), ("rent", 2), ("unheard", 0)):
+        assert weight(word) == pytest.approx(math.log(9 / (1 + documents)) + 1, rel=1e-4)
+
+    tasks = kshot.tasks.Episodes((x, torch.arange(2).repeat(4)), ways=2, shots=1, queries=2)
+    fresh = HashedText(buckets=1 << 16, lexical=64, width=4)
+    kshot.fit(kshot.ProtoNet(fresh, distance="cosine"), tasks, steps=1, meta_batch=1, lr=1e-12, progress=False)
+    torch.testing.assert_close(fresh.log_weight, model.log_weight, rtol=1e-4, atol=1e-6)
