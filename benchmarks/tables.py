@@ -51,7 +51,11 @@ def glyph_learners(r: Result) -> str:
         for x in sorted(r["rows"], key=lambda x: -x["accuracy, 1 shot"])
     ]
     heads = ("learner", "family", "1 shot, %", "5 shots, %", "training, s", "to adapt, ms", "parameters")
-    return table(heads, rows) + "\n\n\\* transductive: normalizes over the query examples together" + source(r)
+    note = "\n\n\\* transductive: normalizes over the query examples together."
+    note += " Several trainings shared the machine: their seconds are upper bounds."
+    if missing := r.get("not measured yet"):
+        note += f" Not measured yet: {', '.join(name.removeprefix('glyphs-5w1s-') for name in missing)}."
+    return table(heads, rows) + note + source(r)
 
 
 def strategy(r: Result) -> str:
