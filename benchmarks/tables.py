@@ -58,6 +58,20 @@ def glyph_learners(r: Result) -> str:
     return table(heads, rows) + note + source(r)
 
 
+def sinusoid_learners(r: Result) -> str:
+    rows = [
+        (
+            x["learner"],
+            x["family"],
+            *(f"{x[f'mse, {k} points']:.3f} ± {x[f'interval, {k} points']:.3f}" for k in (5, 10)),
+            *costs(x),
+        )
+        for x in sorted(r["rows"], key=lambda x: x["mse, 10 points"])
+    ]
+    heads = ("learner", "family", "5 points", "10 points", "training, s", "to adapt, ms", "parameters")
+    return table(heads, rows) + source(r)
+
+
 def strategy(r: Result) -> str:
     def shown(x: Result, name: str) -> str:
         return "diverges" if x["mse"] is None or x["mse"] > 100 else f"{x[name]:.2f} ± {x[name + ', interval']:.2f}"
@@ -131,6 +145,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "glyph-learners": glyph_learners,
     "glyphs-to-omniglot": glyphs_to_omniglot,
     "sinusoid": sinusoid,
+    "sinusoid-learners": sinusoid_learners,
     "strategy": strategy,
     "navigation": navigation,
     "meta-gradients": meta_gradients,
