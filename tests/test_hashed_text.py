@@ -165,3 +165,9 @@ def test_training_begins_with_the_rarity_of_each_n_gram() -> None:
     fresh = HashedText(buckets=1 << 16, lexical=64, width=4)
     kshot.fit(kshot.ProtoNet(fresh, distance="cosine"), tasks, steps=1, meta_batch=1, lr=1e-12, progress=False)
     torch.testing.assert_close(fresh.log_weight, model.log_weight, rtol=1e-4, atol=1e-6)
+    with torch.no_grad():
+        fresh.log_weight.add_(1)
+    learner = kshot.ProtoNet(fresh, distance="cosine")
+    learner.seen = tasks.identities  # as after a training
+    kshot.fit(learner, tasks, steps=1, meta_batch=1, lr=1e-12, progress=False)
+    torch.testing.assert_close(fresh.log_weight, model.log_weight + 1, rtol=1e-4, atol=1e-6)  # it is not begun anew

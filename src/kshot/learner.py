@@ -75,7 +75,7 @@ class MetaLearner(nn.Module, ABC):
         return [self.adapt(support)]
 
     def meet(self, tasks: object) -> None:
-        """Called by `fit` once, before the first step: parts that have a `meet` see all the training examples there are."""
+        """Before the first step of its first training `fit` calls this: parts that have a `meet` see all training examples."""
         parts = [part for part in self.modules() if part is not self and hasattr(part, "meet")]
         examples = getattr(tasks, "examples", None)
         if parts and examples is not None:

@@ -33,16 +33,16 @@ class RelationNet(EmbeddingLearner):
     ) -> None:
         super().__init__(encoder, batch_norm, loss)
         check_whole("RelationNet", hidden=hidden)
+        self._default = relation is None
         if relation is None:
             relation = nn.Sequential(nn.Linear(2 * width(encoder), hidden), nn.ReLU(), nn.Linear(hidden, 1))
-            self._default = True
         check_batch_norm(relation, batch_norm)
         self.compare, self.hidden = relation, hidden
 
     @property
     def relation(self) -> nn.Module | None:
         """The argument."""
-        return None if hasattr(self, "_default") else self.compare
+        return None if self._default else self.compare
 
     def adapt(self, support: Batch) -> Tensor:
         """Class means [N, D] or [N, C, H, W]."""

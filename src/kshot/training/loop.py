@@ -73,10 +73,7 @@ def fit(
         refuse_seen_classes(learner, validate)
     with process_group() as ranks, torch.random.fork_rng():
         run = Run(learner, trained, tasks, validate, training, Path(out) if out is not None else None, ranks)
-        try:
-            run.train(progress, tensorboard)
-        finally:
-            learner.progress = 1.0  # a loop of one's own may go on with it
+        run.train(progress, tensorboard)
     return learner
 
 
@@ -123,9 +120,8 @@ class Run:
         self.step, self.best = 0, math.inf
         self.losses: list[float] = []  # since the last line of the log
         self.best_weights: dict[str, torch.Tensor] = {}
-        begins = out is None or not (out / checkpoint.LAST).is_file()
-        if begins:
-            learner.meet(tasks)
+        if not learner.seen and (out is None or not (out / checkpoint.LAST).is_file()):
+            learner.meet(tasks)  # one that has been trained before keeps what it learned
         self.way: Way | None = None
         ranks.same_start(learner)
         learner.seen = learner.seen | identities(tasks)
@@ -134,6 +130,12 @@ class Run:
             self._open_folder(out)
 
     def train(self, show: bool, tensorboard: bool) -> None:
+        try:
+            self._train(show, tensorboard)
+        finally:
+            self.learner.progress = 1.0  # a loop of one's own may go on with it
+
+    def _train(self, show: bool, tensorboard: bool) -> None:
         t = self.t
         self.learner.train()
         writers = Writers(self.out, t.steps, self.step, show=show, tensorboard=tensorboard, active=self.ranks.first)
