@@ -10,7 +10,7 @@ demo: .venv/installed
 	$(BIN)/kshot demo --out runs/demo
 
 test: .venv/installed
-	$(ONE_THREAD) $(BIN)/python -m pytest
+	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 check: .venv/installed
 	$(BIN)/ruff check src tests benchmarks
