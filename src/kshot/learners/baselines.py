@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, linear
 
 from kshot.functional import BatchNormPolicy, Params, parameters, select
-from kshot.inner import Hypergradient
+from kshot.inner import Hypergradient, descend
 from kshot.learner import Criterion
 from kshot.learners.clone import Clone
 from kshot.learners.embedding import check_whole, width
@@ -42,6 +41,20 @@ class MultiTask(GradientLearner):
         return self.judge(self.predict(self.start(), examples.x), examples)
 
 
+class _Classifier(nn.Module):
+    def __init__(self, encoder: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, nn.Linear(width(encoder), classes)
+
+    def embed(self, x: Tensor) -> Tensor:
+        embedded: Tensor = self.encoder(x)
+        return embedded.flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.embed(x))
+        return logits
+
+
 class Finetune(GradientLearner):
     """Pre-train to tell all classes apart, in the ordinary way; for a task, tune a new head on the support.
 
@@ -66,7 +79,7 @@ class Finetune(GradientLearner):
     ) -> None:
         check_whole("Finetune", classes=classes)
         self.classes = classes
-        model = nn.Sequential(OrderedDict(encoder=encoder, flat=nn.Flatten(), head=nn.Linear(width(encoder), classes)))
+        model = _Classifier(encoder, classes)
         super().__init__(
             model,
             loss=loss,
@@ -93,6 +106,16 @@ class Finetune(GradientLearner):
                 "Finetune needs classes and this task has none: give Batch(x, y, ways=N), or take MultiTask"
             )
         return {name: p.new_zeros(ways, *p.shape[1:]) if name.startswith("head.") else p for name, p in params.items()}
+
+    def descend(self, support: Batch, steps: int, hypergradient: Hypergradient, minibatches: int = 1) -> list[Params]:
+        if minibatches > 1 or not all(name.startswith("head.") for name in super().start()):
+            return super().descend(support, steps, hypergradient, minibatches)
+        x = self.run({}, support.x, method="embed")  # once, because the encoder stays
+
+        def objective(params: Params, step: int) -> Tensor:
+            return self.judge(linear(x, params["head.weight"], params["head.bias"]), support)
+
+        return descend(objective, self.start(support), self.rule, steps, hypergradient)
 
     def loss(self, task: Task) -> Tensor:
         if task.classes is None:
