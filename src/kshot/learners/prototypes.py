@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity, one_hot
+from torch.nn.functional import normalize, one_hot
 
 from kshot.functional import BatchNormPolicy
 from kshot.learners.embedding import EmbeddingLearner
@@ -22,7 +22,8 @@ def squared_euclidean(a: Tensor, b: Tensor) -> Tensor:
 
 
 def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
-    return 1 - cosine_similarity(a, b, dim=-1)
+    """As one product of matrices: the broadcast one of torch's cosine_similarity holds Q · N · D numbers."""
+    return 1 - normalize(a, dim=-1).squeeze(-2) @ normalize(b, dim=-1).squeeze(-3).mT
 
 
 DISTANCES: dict[str, Distance] = {"euclidean": squared_euclidean, "cosine": cosine_distance}
