@@ -111,6 +111,22 @@ def navigation(r: Result) -> str:
     return table(heads, rows) + source(r)
 
 
+def intents(r: Result) -> str:
+    rows = [
+        (
+            x["dataset"],
+            x["shots"],
+            f"{100 * x['accuracy']:.1f} ± {100 * x['interval']:.1f}",
+            f"{100 * x['tf-idf']:.1f} ± {100 * x['tf-idf, interval']:.1f}",
+            f"{100 * x['better by']:.1f} ± {100 * x['better by, interval']:.1f}",
+            f"{x['training seconds a split']:.0f}",
+        )
+        for x in r["rows"]
+    ]
+    heads = ("intents", "shots", "ProtoNet, %", "TF-IDF centroid, %", "better by, paired", "training a split, s")
+    return table(heads, [[str(cell).replace("-", "−") for cell in row] for row in rows]) + source(r)
+
+
 def meta_gradients(r: Result) -> str:
     worst: dict[tuple[str, str], float] = {}
     for x in r["rows"]:
@@ -148,6 +164,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "sinusoid-learners": sinusoid_learners,
     "strategy": strategy,
     "navigation": navigation,
+    "intents": intents,
     "meta-gradients": meta_gradients,
     "meta-step": meta_step,
     "sampling": sampling,

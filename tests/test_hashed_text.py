@@ -7,7 +7,6 @@ import torch
 
 import kshot
 from kshot.models import HashedText
-from kshot.models.hashed_text import PACE
 from kshot.tasks import Intents, hash_texts
 from kshot.types import InputError, seeded
 from kshot.vectorize import pieces
@@ -21,7 +20,7 @@ def built(**options):
     """With weights and a last layer that are not those of the start."""
     model = HashedText(**{**SIZES, **options}).double().eval()
     with torch.no_grad():
-        model.log_weight.normal_(0, 0.02)
+        model.log_weight.normal_(0, 0.5)
         model.embedding.normal_()
         model.body[-1].weight.normal_()
     return model
@@ -156,7 +155,7 @@ def test_training_begins_with_the_rarity_of_each_n_gram() -> None:
 
     def weight(word: str) -> float:
         first = int(hash_texts([word], 32)[0, 0]) % model.buckets
-        return float((PACE * model.log_weight[first].detach()).exp())
+        return float(model.log_weight[first].detach().exp())
 
     for word, documents in (("the", 8), ("pay", 6), ("card", 4), ("rent", 2), ("unheard", 0)):
         assert weight(word) == pytest.approx(math.log(9 / (1 + documents)) + 1, rel=1e-4)

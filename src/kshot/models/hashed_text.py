@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kshot.models.conv4 import check_sizes
 from kshot.types import InputError
 
-PACE = 30.0  # of the weights beside the embeddings: an optimizer like Adam moves every parameter alike, one number needs more
+PACE = 2.0  # embeddings are small and learn fast: larger ones at the start are noise, slower ones learn little in a few steps
 
 
 class HashedText(nn.Module):
@@ -24,7 +24,7 @@ class HashedText(nn.Module):
     and a residual MLP; it starts near zero, and an n-gram that training never showed adds next to nothing to it.
     buckets: n-grams share this many weights and embeddings, by their hash. dropout: of whole n-grams, in training.
     Initial weights: every n-gram weighs 1, and where training begins as much more as it is rare in the training sentences
-    (`meet`, which fit calls); embeddings normal, 0.02; the MLP's last layer zero.
+    (`meet`, which fit calls); embeddings normal, 0.01; the MLP's last layer zero.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class HashedText(nn.Module):
         outputs: int | None = None,
         *,
         buckets: int = 32768,
-        lexical: int = 4096,
+        lexical: int = 16384,
         width: int = 32,
         dropout: float = 0.3,
     ) -> None:
@@ -44,7 +44,7 @@ class HashedText(nn.Module):
             )
         self.outputs, self.buckets, self.lexical, self.width, self.dropout = outputs, buckets, lexical, width, dropout
         self.log_weight = nn.Parameter(torch.zeros(buckets))
-        self.embedding = nn.Parameter(0.02 * torch.randn(buckets, width))
+        self.embedding = nn.Parameter(0.01 * torch.randn(buckets, width))
         last = nn.Linear(4 * width, width)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
@@ -59,7 +59,7 @@ class HashedText(nn.Module):
         for row in x:
             documents[(row[row != 0] % self.buckets).unique()] += 1
         rarity = ((1 + len(x)) / (1 + documents)).log() + 1
-        self.log_weight.copy_(rarity.log() / PACE)
+        self.log_weight.copy_(rarity.log())
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 2 or x.dtype != torch.int64:
@@ -68,7 +68,7 @@ class HashedText(nn.Module):
                 "make them by kshot.tasks.hash_texts(texts)"
             )
         bucket = x % self.buckets
-        weight = F.dropout((PACE * self.log_weight[bucket]).exp() * (x != 0), self.dropout, self.training)  # [B, L]
+        weight = F.dropout(self.log_weight[bucket].exp() * (x != 0), self.dropout, self.training)  # [B, L]
         out: Tensor = self.head(torch.cat([self._lexical(x, weight), self._learned(bucket, weight)], 1))
         return out
 
@@ -83,7 +83,7 @@ class HashedText(nn.Module):
     def _learned(self, bucket: Tensor, weight: Tensor) -> Tensor:
         """[B, width]. embedding_bag has no second derivative; this has."""
         bag = (weight.unsqueeze(1) @ F.embedding(bucket, self.embedding)).squeeze(1)
-        bag = bag / _length(weight)
+        bag = PACE * bag / _length(weight)
         return bag + cast(Tensor, self.body(bag))
 
 
