@@ -3,7 +3,7 @@
     python benchmarks/glyph_learners.py [--runs runs/bench] [--train NAME …] [--measured]
 
 Trains each recipe (an interrupted or finished run folder is gone on with), then evaluates it on the same tasks, beside raw
-pixels with the nearest centroid. A learner is trained once, on 1-shot tasks, and that one is measured at 1 and at 5 shots.
+pixels with the nearest centroid. A learner is trained once, as its recipe says, and that one is measured at 1 and at 5 shots.
 --train only trains and measures the named recipes, for a start on several cores; the results are written by a run without it;
 --measured writes those of the recipes that have been measured so far, and names the others.
 """

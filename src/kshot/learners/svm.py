@@ -39,44 +39,44 @@ class SVMHead(LinearHead):
         wide, y = kernel.double(), targets.double()
         c = 1 / self.log_penalty.double().exp()
         with torch.no_grad():
-            at = _Point(c * (y - 1 / y.shape[1]), torch.zeros_like(y[:, :1]), torch.ones_like(y))
+            at = _Point(c / y.shape[1] * torch.ones_like(y), torch.zeros_like(y[:, :1]), torch.ones_like(y))
             for _ in range(ITERATIONS):
-                apart = (at.price * (c * y - at.a)).mean()
-                step = _newton(at, wide, y, c, (SHRINK * apart).clamp(min=CLOSE * c))
-                at = _moved(at, step, c * y)
-            goal = (at.price * (c * y - at.a)).mean()
+                apart = (at.price * at.slack).mean()
+                at = _moved(at, _newton(at, wide, y, c, (SHRINK * apart).clamp(min=CLOSE * c)))
+            goal = (at.price * at.slack).mean()
         at = _Point(*(t.detach() for t in at))
-        return (at.a + _newton(at, wide, y, c, goal).a).to(kernel.dtype)
+        return (c * y - at.slack - _newton(at, wide, y, c, goal).slack).to(kernel.dtype)
 
 
 class _Point(NamedTuple):
-    """a: A [S, N]; level: multipliers of the sums [S, 1]; price: of the bounds [S, N], above 0 like CY − A."""
+    """slack: CY − A [S, N]; level: multipliers of the sums [S, 1]; price: of the bounds [S, N], above 0 like the slack.
 
-    a: Tensor
+    The slack is kept, and not A: near a bound the difference of two numbers of the size of C would be mostly rounding.
+    """
+
+    slack: Tensor
     level: Tensor
     price: Tensor
 
 
 def _newton(at: _Point, kernel: Tensor, y: Tensor, c: Tensor, goal: Tensor) -> _Point:
-    """The step towards KA − Y + price = level, rows of A sum to 0, price ⊙ (CY − A) = goal."""
+    """The step towards KA − Y + price = level, rows of A sum to 0, price ⊙ slack = goal."""
     s, n = y.shape
-    slack = c * y - at.a
+    a = c * y - at.slack
     eye_n, eye_s = identity(y.new_zeros(n, n)), identity(kernel)
     block = torch.einsum("st,nm->sntm", kernel, eye_n).reshape(s * n, s * n) + torch.diag(
-        (at.price / slack).reshape(-1)
+        (at.price / at.slack).reshape(-1)
     )
     sums = torch.einsum("st,n->snt", eye_s, y.new_ones(n)).reshape(s * n, s)
-    system = torch.cat([torch.cat([block, -sums], 1), torch.cat([sums.T, torch.zeros_like(kernel)], 1)])
-    wanted = -(kernel @ at.a - y + at.price - at.level) - (goal / slack - at.price)
-    found = torch.linalg.solve(system, torch.cat([wanted.reshape(-1), -at.a.sum(1)]))
-    a = found[: s * n].reshape(s, n)
-    return _Point(a, found[s * n :].unsqueeze(1), (goal + at.price * a) / slack - at.price)
+    system = torch.cat([torch.cat([block, sums], 1), torch.cat([sums.T, torch.zeros_like(kernel)], 1)])
+    wanted = kernel @ a - y + goal / at.slack - at.level
+    found = torch.linalg.solve(system, torch.cat([wanted.reshape(-1), a.sum(1)]))
+    slack = found[: s * n].reshape(s, n)
+    return _Point(slack, found[s * n :].unsqueeze(1), (goal - at.price * slack) / at.slack - at.price)
 
 
-def _moved(at: _Point, step: _Point, bound: Tensor) -> _Point:
+def _moved(at: _Point, step: _Point) -> _Point:
     """As far along the step as slack and prices stay above 0."""
-    slack = bound - at.a
-    to_bound = torch.where(step.a > 0, slack / step.a, torch.inf).amin()
-    to_free = torch.where(step.price < 0, -at.price / step.price, torch.inf).amin()
-    stride = (NEARLY * torch.minimum(to_bound, to_free)).clamp(max=1.0)
+    ends = [torch.where(move < 0, -x / move, torch.inf).amin() for x, move in zip(at[::2], step[::2], strict=True)]
+    stride = (NEARLY * torch.minimum(*ends)).clamp(max=1.0)
     return _Point(*(before + stride * change for before, change in zip(at, step, strict=True)))
