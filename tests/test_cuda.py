@@ -67,11 +67,11 @@ class Cut(Sinusoids):
 
     def __init__(self) -> None:
         super().__init__()
-        self.left = 4
+        self._left = 4
 
     def sample(self, n: int, generator: torch.Generator) -> Task:
-        self.left -= 1
-        if self.left == -1:
+        self._left -= 1
+        if self._left == -1:
             raise ConnectionError
         return super().sample(n, generator)
 
