@@ -80,13 +80,16 @@ def test_one_inner_step_by_hand() -> None:
     assert fitted["mean"].item() == pytest.approx(0.5 + 0.1 * (2.0 * 0.3 + 1.0 * 0.4) / 2)
 
 
-def test_further_goes_on_where_adapt_would() -> None:
+def test_further_steps_are_those_of_adapt_and_half_as_long_after_the_first() -> None:
     torch.manual_seed(0)
     learner = kshot.PolicyMAML(GaussianPolicy(4, 2, (6,)), rule=SGD(0.1), steps=2).double()
     support = trajectories(shots=8)[0].support
-    fitted = learner.further(learner.further(learner.unadapted(), support), support)
-    for name, p in learner.adapt(support).items():
-        torch.testing.assert_close(fitted[name], p)
+    _, one, two = learner.trajectory(support, 2)
+    first = learner.further(learner.unadapted(), support)
+    second = learner.further(first, support)
+    for name in two:
+        torch.testing.assert_close(first[name], one[name])
+        torch.testing.assert_close(second[name], (one[name] + two[name]) / 2)
 
 
 def test_first_order_is_the_gradient_at_the_adapted_policy() -> None:
