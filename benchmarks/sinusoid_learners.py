@@ -49,7 +49,12 @@ def main() -> None:
                 "parameters": sum(p.numel() for p in learner.parameters()),
             }
         )
-    print("written to", record("sinusoid-learners", {"test tasks": EPISODES, "test seed": 0, **settings}, rows))
+    scratch = next(row for row in rows if row["learner"] == "scratch")
+    passed = all(
+        row[f"mse, {k} points"] < scratch[f"mse, {k} points"] for row in rows if row is not scratch for k in SHOTS
+    )
+    about = {"test tasks": EPISODES, "test seed": 0, **settings}
+    print("written to", record("sinusoid-learners", about, rows, passed=passed))
 
 
 if __name__ == "__main__":

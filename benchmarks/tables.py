@@ -46,11 +46,21 @@ def glyph_learners(r: Result) -> str:
             x["learner"] + (" *" if x["transductive"] else ""),
             x["family"],
             *(f"{100 * x[f'accuracy, {k} shot']:.1f} ± {100 * x[f'interval, {k} shot']:.1f}" for k in (1, 5)),
+            f"{x['training tasks']:,}" if x["training tasks"] else "–",
             *costs(x),
         )
         for x in sorted(r["rows"], key=lambda x: -x["accuracy, 1 shot"])
     ]
-    heads = ("learner", "family", "1 shot, %", "5 shots, %", "training, s", "to adapt, ms", "parameters")
+    heads = (
+        "learner",
+        "family",
+        "1 shot, %",
+        "5 shots, %",
+        "training tasks",
+        "training, s",
+        "to adapt, ms",
+        "parameters",
+    )
     note = "\n\n\\* transductive: normalizes over the query examples together."
     note += " Several trainings shared the machine: their seconds are upper bounds."
     if missing := r.get("not measured yet"):

@@ -368,15 +368,15 @@ OUTER = {"steps": 3, "meta_batch": 2}
 # fmt: off
 LEARNERS: dict[str, Wrong] = {
     "no inner steps": Wrong(
-        lambda _: MAML(mlp(), steps=0), "steps=0", "a gradient learner needs", "whole number of at least 1"
+        lambda _: MAML(mlp(), steps=0), "steps=0", "MAML has", "whole number of at least 1"
     ),
     "inner steps as text": Wrong(
         lambda _: MAML(mlp(), steps="three"),
-        "steps='three'", "a gradient learner needs",
+        "steps='three'", "MAML has",
         "whole number of at least 1",  # type: ignore[arg-type]
     ),
     "no inner steps at test": Wrong(
-        lambda _: MAML(mlp(), eval_steps=0), "eval_steps=0", "a gradient learner needs", "whole number of at least 1"
+        lambda _: MAML(mlp(), eval_steps=0), "eval_steps=0", "MAML has", "whole number of at least 1"
     ),
     "unknown hypergradient": Wrong(
         lambda _: MAML(mlp(), hypergradient="second-order"),  # type: ignore[arg-type]
@@ -454,7 +454,7 @@ LEARNERS: dict[str, Wrong] = {
         "Reptile has no meta-gradient", "cannot train the rule's own parameters", "use a rule with learn=None",
     ),
     "Reptile without minibatches": Wrong(
-        lambda _: Reptile(mlp(), minibatches=0), "minibatches=0", "Reptile needs", "whole number of at least 1"
+        lambda _: Reptile(mlp(), minibatches=0), "minibatches=0", "Reptile has", "whole number of at least 1"
     ),
     "unknown distance": Wrong(
         lambda _: ProtoNet(mlp(None), distance="manhattan"),  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ import kshot
 from kshot import Batch, InputError, Task, meta_loss
 from kshot.learner import mse_loss
 from kshot.models import MLP, Conv4, ConvRelation
-from kshot.rules import SGD, Adam, Curvature, LSTMRule
+from kshot.rules import SGD, Adam, Curvature, LSTMRule, StrategyNetwork
 from tests.conftest import classification, regression
 
 
@@ -517,7 +517,7 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "values as classes": (
         lambda: kshot.RidgeNet(encoder(1)).double().adapt(regression()[0].support), "needs classes and this task has none",
     ),
-    "context": (lambda: kshot.CAVIA(MLP(4, (5,), 3), context=0), "context=0: CAVIA needs a whole number"),
+    "context": (lambda: kshot.CAVIA(MLP(4, (5,), 3), context=0), "CAVIA has context=0: give a whole number"),
     "context nowhere": (lambda: kshot.CAVIA(MLP(4, (5,), 3), at="neck"), "no submodule 'neck' for the context"),
     "context at ReLU": (lambda: kshot.CAVIA(MLP(4, (5,), 3), at="body.1"), "has no parameters"),
     "context and weights": (lambda: kshot.CAVIA(MLP(4, (5,), 3), adapted="head.*"), "the context moves and nothing else"),
@@ -541,6 +541,19 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "scratch learns rates": (lambda: kshot.Scratch(MLP(4, (5,), 3), rule=SGD(learn="one")), "no meta-gradient"),
     "multitask with a learned rule": (lambda: kshot.MultiTask(MLP(1, (5,), 1), rule=LSTMRule()), "no meta-gradient"),
     "finetune on values": (lambda: kshot.Finetune(encoder(1), classes=5).double().adapt(regression()[0].support), "MultiTask"),
+    "a head that half moves": (
+        lambda: kshot.Finetune(encoder(), classes=5, adapted=["encoder.*", "head.weight"]), "leaves a part of the head",
+    ),
+    "a head that stays": (lambda: kshot.Finetune(encoder(), classes=5, adapted="encoder.*"), "leaves a part of the head"),
+    "more classes than were counted": (
+        lambda: meta_loss(
+            kshot.Finetune(encoder(), classes=4).double(), replace(classification(), classes=torch.full((3, 3), 4)), "vmap",
+        ),
+        "of class 4 and Finetune was built with classes=4",
+    ),
+    "a context for nothing": (lambda: kshot.CAVIA(nn.Flatten()), "has no parameters"),
+    "a context of true": (lambda: kshot.CAVIA(MLP(4, (5,), 3), context=True), "give a whole number"),
+    "full context in words": (lambda: kshot.MatchingNet(encoder(), full_context="no"), "give True or False"),  # type: ignore[arg-type]
     "blocks that halve": (lambda: Conv4(halvings=5), "from 0 to 4"),
     "a head on maps": (lambda: Conv4(5, flat=False), "leave one of them out"),
     "maps too small": (lambda: ConvRelation(size=3), "halves twice"),
@@ -552,6 +565,78 @@ def test_a_wrong_use_ends_in_a_sentence(fault: str) -> None:
     make, sentence = BAD[fault]
     with pytest.raises(InputError, match=sentence):
         make()
+
+
+def test_finetune_is_measured_on_classes_that_it_was_not_trained_on() -> None:
+    learner = kshot.Finetune(MLP(8, (8,)), classes=2, steps=5)
+    found = kshot.evaluate(learner, kshot.tasks.Episodes(clusters(), ways=3, queries=5), 4, curves=False)
+    assert found.metric == "accuracy"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda model: kshot.MAMLPlusPlus(model, steps=2),
+        lambda model: kshot.Scratch(model),
+        lambda model: kshot.NearestCentroid(model),
+    ],
+)
+def test_a_baseline_leaves_the_users_model_trainable(make: Callable[[nn.Module], object]) -> None:
+    model = Conv4(3, width=3, size=16)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    make(model)
+    learner = kshot.MAML(model, rule=SGD(0.1)).double()
+    task = classification(features=(1, 16, 16))[0]
+    assert learner.adapt(task.support).keys() == before.keys()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: kshot.MAML(MLP(4, (5,), 3).double(), rule=StrategyNetwork(hidden=3)),
+        lambda: kshot.MetaLSTM(MLP(4, (5,), 3).double()),
+        lambda: kshot.CAVIA(MLP(4, (5,), 3).double(), at="body.0"),
+        lambda: kshot.MatchingNet(MLP(4, (5,)).double(), full_context=True),
+        lambda: kshot.RelationNet(MLP(4, (5,)).double()),
+        lambda: kshot.NeuralProcess(MLP(4, (5,)).double(), attentive=True),
+        lambda: kshot.RecurrentLearner(MLP(4, (5,)).double(), outputs=3),
+        lambda: kshot.Finetune(MLP(4, (5,)).double(), classes=5),
+    ],
+)
+def test_a_float64_model_is_enough(make: Callable[[], kshot.MetaLearner]) -> None:
+    """What a learner adds is of its model's kind."""
+    learner, task = make(), classification()[0]
+    assert learner(task.support, task.query.x).dtype == torch.float64
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm([8, 4]), nn.InstanceNorm1d(4, affine=True)])
+def test_maml_plus_plus_has_rows_of_every_normalization(norm: nn.Module) -> None:
+    model = nn.Sequential(nn.Linear(4, 32), nn.Unflatten(1, (8, 4) if isinstance(norm, nn.LayerNorm) else (4, 8)), norm)
+    learner = kshot.MAMLPlusPlus(nn.Sequential(model, nn.Flatten(), nn.Linear(32, 3)), steps=2).double()
+    assert {n.replace("/", ".") for n in learner.per_step} == {"0.2.weight", "0.2.bias"}
+    for rows in learner.per_step.values():
+        assert rows.shape == (3, *norm.weight.shape)
+    assert not any(name.startswith("0.2.") for name in learner.start())
+    assert torch.isfinite(meta_loss(learner, classification()))
+
+
+@pytest.mark.parametrize("size", [1e-2, 1.0, 100.0])
+@pytest.mark.parametrize("penalty", [1e-3, 1.0])
+def test_heads_are_solved_at_any_scale_of_features(size: float, penalty: float) -> None:
+    task = one_task(ways=5, shots=5)
+    x = torch.randn(25, 40, generator=kshot.seeded(0)).double() * size
+    y = one_hot(task.support.y, 5).double()
+    with torch.no_grad():
+        a = kshot.SVMHead(nn.Identity(), penalty=penalty).solve(x @ x.T, y)
+        w = x.T @ a
+        scores = x @ w
+        slack = (scores - (scores * y).sum(1, keepdim=True) + 1 - y).amax(1)
+        primal, dual = 0.5 * w.square().sum() + slack.sum() / penalty, (a * y).sum() - 0.5 * w.square().sum()
+        assert 0 <= float(primal - dual) < 1e-7 * float(primal)
+        logistic = kshot.LogisticHead(nn.Identity(), penalty=penalty)
+        w = x.T @ logistic.solve(x @ x.T, y)
+        slope = x.T @ ((x @ w).softmax(1) - y) + logistic.log_penalty.exp() * w
+        assert float(slope.abs().max()) < 1e-6 * size
 
 
 def test_a_saved_maml_plus_plus_goes_on_where_it_was(tmp_path: Path) -> None:

@@ -138,7 +138,11 @@ BAD_RULES: dict[str, tuple[Callable[[], object], str]] = {
     "gate of one": (lambda: LSTMRule(1.0), "a gate lies between 0 and 1"),
     "no hidden": (lambda: LSTMRule(hidden=0), "whole number of at least 1"),
     "strategy emits": (lambda: StrategyNetwork(emits="step"), "choose 'rate' or 'update'"),  # type: ignore[arg-type]
-    "strategy lr": (lambda: StrategyNetwork(lr=0.0), "a positive number, where it starts"),
+    "a grain of three": (lambda: Adam(learn=3), "give a grain, such as 'tensor'"),  # type: ignore[arg-type]
+    "adamw decoupled": (lambda: kshot.rules.AdamW(decoupled=False), "leave decoupled= out"),
+    "decoupled in words": (lambda: Adam(decoupled="no"), "give True or False"),  # type: ignore[arg-type]
+    "a rate of true": (lambda: SGD(lr=True), "lr=True"),
+    "strategy lr": (lambda: StrategyNetwork(lr=0.0), "lr=0.0: give a positive number"),
     "strategy hidden": (lambda: StrategyNetwork(hidden=2.5), "whole number of at least 1"),  # type: ignore[arg-type]
     "curvature of a number": (lambda: Curvature(0.1), "give an inner rule"),  # type: ignore[arg-type]
     "curvature largest": (lambda: Curvature(largest=0), "whole number of at least 1"),
@@ -285,6 +289,19 @@ def test_a_strategy_reads_the_loss_and_the_sequence() -> None:
         later, _ = rule.step(params, g, rule.observe(after, torch.tensor(1.0)))
         assert not torch.allclose(one["p"], other["p"])
         assert not torch.allclose(one["p"], later["p"])
+
+
+@pytest.mark.parametrize("make", [lambda: SGD(0.1, learn="parameter"), lambda: Curvature(SGD(0.1))])
+def test_a_rule_keeps_what_it_learned_and_refuses_other_parameters(make: Callable[[], Rule]) -> None:
+    rule = make()
+    kshot.MAML(nn.Linear(3, 1), loss="mse", rule=rule)
+    with torch.no_grad():
+        for p in rule.parameters():
+            p.fill_(0.7)
+    kshot.MAML(nn.Linear(3, 1), loss="mse", rule=rule)
+    assert all((p == 0.7).all() for p in rule.parameters())
+    with pytest.raises(InputError, match="give each learner a rule of its own"):
+        kshot.MAML(nn.Linear(4, 1), loss="mse", rule=rule)
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -136,7 +136,7 @@ def _evaluate(
         return torch.stack([learner.predict(f, task.query.x) for f in learner.trajectory(task.support, curve_steps)])
 
     # Settled once, for the curves too: measuring costs more than a few tasks in the slower way.
-    way = choose(learner, draw(tasks, TASKS_AT_ONCE, seeded(seed, 0)).to(_device(learner)))
+    way = choose(learner, draw(tasks, TASKS_AT_ONCE, seeded(seed, 0)).to(_device(learner)), function=outputs)
     values: list[float] = []
     confidence: list[tuple[Tensor, Tensor]] = []
     ways = None

@@ -74,6 +74,11 @@ class MetaLearner(nn.Module, ABC):
         """What was fitted after 0, 1, … steps; a learner that does not learn in steps has one entry."""
         return [self.adapt(support)]
 
+    def check(self, tasks: Task) -> None:
+        """Before an outer step, with its tasks: raise InputError where this learner cannot be trained on them, for what
+        `loss` cannot see under vmap."""
+        return None
+
     def meet(self, tasks: object) -> None:
         """Before the first step of its first training `fit` calls this: parts that have a `meet` see all training examples."""
         parts = [part for part in self.modules() if part is not self and hasattr(part, "meet")]

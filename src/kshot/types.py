@@ -59,6 +59,12 @@ class Task:
         classes = self.classes if self.classes is None else self.classes[index]
         return Task(self.support[index], self.query[index], classes)
 
+    @property
+    def examples(self) -> Batch:
+        """All of one task's, for who makes no difference between support and query."""
+        s, q = self.support, self.query
+        return Batch(torch.cat([s.x, q.x]), torch.cat([s.y, q.y]), s.ways)
+
     def to(self, device: torch.device | str) -> Task:
         classes = self.classes if self.classes is None else self.classes.to(device)
         return Task(self.support.to(device), self.query.to(device), classes)
@@ -294,3 +300,15 @@ def _bad(x: Tensor) -> str:
 
 def _shape(shape: torch.Size) -> str:
     return str(tuple(shape))
+
+
+def check_positive(of: str, **numbers: float) -> None:
+    for name, value in numbers.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+            raise InputError(f"{of} has {name}={value!r}: give a positive number")
+
+
+def check_whole(of: str, **numbers: int) -> None:
+    for name, value in numbers.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(f"{of} has {name}={value!r}: give a whole number of at least 1")

@@ -25,6 +25,7 @@ _chosen: WeakKeyDictionary[MetaLearner, dict[Any, Way]] = WeakKeyDictionary()
 def meta_loss(learner: MetaLearner, tasks: Task, vectorize: Vectorize = "auto") -> Tensor:
     """Mean of learner.loss over a leading axis of tasks; its gradient in learner.parameters() is the meta-gradient."""
     way = choose(learner, tasks, vectorize)
+    learner.check(tasks)
     return torch.cat(list(pieces(learner.loss, tasks, way))).mean()
 
 
@@ -58,29 +59,35 @@ def each_task(function: Callable[..., Any], *stacked: Any) -> Any:
         return torch.vmap(function, randomness="different")(*stacked)
 
 
-def choose(learner: MetaLearner, tasks: Task, vectorize: Vectorize = "auto") -> Way:
-    """Check the tasks, and settle 'auto' by measuring vmap against the loop, once for each shape of tasks."""
+def choose(
+    learner: MetaLearner, tasks: Task, vectorize: Vectorize = "auto", function: Callable[[Task], Tensor] | None = None
+) -> Way:
+    """Check the tasks, and settle 'auto' by measuring vmap against the loop, once for each shape of tasks.
+
+    function: what is to be run for each task, the learner's loss if not given; two functions of one name count as the same.
+    """
     if vectorize not in ("auto", "vmap", "loop") and not (isinstance(vectorize, int) and vectorize > 0):
         raise InputError(f"vectorize={vectorize!r} is not known: choose 'auto', 'vmap', 'loop' or a chunk size")
     check_learner(learner)
     check_task(tasks, axes=1)
     s, q = tasks.support, tasks.query
-    mode = (learner.training, torch.is_grad_enabled())
+    function = learner.loss if function is None else function
+    mode = (learner.training, torch.is_grad_enabled(), function.__qualname__)
     kind = (vectorize, s.x.shape, s.y.shape, q.x.shape, s.ways, s.x.dtype, str(s.x.device), mode)
     known = _chosen.setdefault(learner, {})
     if kind not in known:
         with torch.random.fork_rng():  # neither trial may shift the run's random numbers
             with torch.no_grad():  # one real task first: a learner cannot look at values inside vmap
                 learner.adapt(tasks[0].support)
-            known[kind] = _measure(learner, tasks) if vectorize == "auto" else vectorize
+            known[kind] = _measure(learner, function, tasks) if vectorize == "auto" else vectorize
     return known[kind]
 
 
-def _measure(learner: MetaLearner, tasks: Task) -> Way:
+def _measure(learner: MetaLearner, function: Callable[[Task], Tensor], tasks: Task) -> Way:
     few = tasks[: min(4, len(tasks))]
-    loop = _seconds(learner, few, "loop") * len(tasks) / len(few)
+    loop = _seconds(learner, function, few, "loop") * len(tasks) / len(few)
     try:
-        vmap = _seconds(learner, tasks, "vmap", hopeless=3 * loop)
+        vmap = _seconds(learner, function, tasks, "vmap", hopeless=3 * loop)
     except InputError:
         raise
     except Exception as error:  # whatever vmap cannot do, the loop has just done
@@ -92,13 +99,15 @@ def _measure(learner: MetaLearner, tasks: Task) -> Way:
     return "vmap" if vmap <= loop else "loop"
 
 
-def _seconds(learner: MetaLearner, tasks: Task, way: Way, hopeless: float = float("inf")) -> float:
-    """Of one meta-gradient, the better of two; one is enough where it is hopeless."""
+def _seconds(
+    learner: MetaLearner, function: Callable[[Task], Tensor], tasks: Task, way: Way, hopeless: float = float("inf")
+) -> float:
+    """Of the function, and of its meta-gradient if there is one: the better of two; one is enough where it is hopeless."""
     wanted = [p for p in learner.parameters() if p.requires_grad]
     best = float("inf")
     for _ in range(2):
         start = time.perf_counter()
-        value = torch.cat(list(pieces(learner.loss, tasks, way))).mean()
+        value = torch.cat(list(pieces(function, tasks, way))).mean()
         if wanted and value.requires_grad:
             torch.autograd.grad(value, wanted, allow_unused=True)
         if value.is_cuda:

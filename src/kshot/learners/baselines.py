@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
@@ -13,16 +13,10 @@ from kshot.functional import BatchNormPolicy, Params, parameters, select
 from kshot.inner import Hypergradient, descend
 from kshot.learner import Criterion
 from kshot.learners.clone import Clone
-from kshot.learners.embedding import check_whole, width
+from kshot.learners.embedding import width
 from kshot.learners.gradient import GradientLearner
 from kshot.rules import Rule
-from kshot.types import Batch, InputError, Task, is_concrete
-
-
-def pooled(task: Task) -> Batch:
-    """All examples of a task: ordinary training knows no support."""
-    s, q = task.support, task.query
-    return Batch(torch.cat([s.x, q.x]), torch.cat([s.y, q.y]), s.ways)
+from kshot.types import Batch, InputError, Task, check_whole, is_concrete
 
 
 class MultiTask(GradientLearner):
@@ -37,7 +31,7 @@ class MultiTask(GradientLearner):
         self.refuse_learned_rule()
 
     def loss(self, task: Task) -> Tensor:
-        examples = pooled(task)
+        examples = task.examples
         return self.judge(self.predict(self.start(), examples.x), examples)
 
 
@@ -45,6 +39,8 @@ class _Classifier(nn.Module):
     def __init__(self, encoder: nn.Module, classes: int) -> None:
         super().__init__()
         self.encoder, self.head = encoder, nn.Linear(width(encoder), classes)
+        if (like := next(encoder.parameters(), None)) is not None:
+            self.head.to(like)
 
     def embed(self, x: Tensor) -> Tensor:
         embedded: Tensor = self.encoder(x)
@@ -91,6 +87,12 @@ class Finetune(GradientLearner):
             batch_norm=batch_norm,
         )
         self.refuse_learned_rule()
+        heads = {name for name in parameters(model) if name.startswith("head.")}
+        if not heads <= super().start().keys():
+            raise InputError(
+                f"adapted={adapted!r} leaves a part of the head where it is, and Finetune makes a new one for every task: give "
+                "'head.*', '*', or a list with 'head.*' in it"
+            )
 
     @property
     def encoder(self) -> nn.Module:
@@ -117,18 +119,23 @@ class Finetune(GradientLearner):
 
         return descend(objective, self.start(support), self.rule, steps, hypergradient)
 
-    def loss(self, task: Task) -> Tensor:
-        if task.classes is None:
+    def check(self, tasks: Task) -> None:
+        if tasks.classes is None:
             raise InputError(
                 "the task does not say which of all classes it is of, and Finetune is trained to tell all apart: give "
                 "Task(support, query, classes), as Episodes does"
             )
-        if is_concrete(task.support) and int(task.classes.max()) >= self.classes:
+        if int(tasks.classes.max()) >= self.classes:
             raise InputError(
-                f"the task is of class {int(task.classes.max())} and Finetune was built with classes={self.classes}: give the "
+                f"the task is of class {int(tasks.classes.max())} and Finetune was built with classes={self.classes}: give the "
                 "number of classes of the training tasks, which count from 0"
             )
-        examples = pooled(task)
+
+    def loss(self, task: Task) -> Tensor:
+        if is_concrete(task.support):
+            self.check(task)
+        assert task.classes is not None
+        examples = task.examples
         logits = self.predict({}, examples.x)
         return self.criterion(logits, task.classes[examples.y])
 
@@ -149,10 +156,11 @@ class Scratch(GradientLearner):
     """
 
     def __init__(self, model: nn.Module, *, steps: int = 100, **choices: Any) -> None:
-        super().__init__(model, steps=steps, **{"hypergradient": "first-order", **choices})
+        # A copy: it is frozen, and the user's own may be trained otherwise.
+        super().__init__(copy.deepcopy(model), steps=steps, **{"hypergradient": "first-order", **choices})
         self.refuse_learned_rule()
         self.adapted = list(super().start())  # by name, because none of them is trained
-        model.requires_grad_(False)
+        self.model.requires_grad_(False)
 
     def start(self, support: Batch | None = None) -> Params:
         params = parameters(self.model)

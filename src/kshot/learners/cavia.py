@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kshot.functional import Params, run
 from kshot.learners.gradient import GradientLearner
-from kshot.types import Batch, InputError
+from kshot.types import Batch, InputError, check_whole
 
 
 class CAVIA(GradientLearner):
@@ -25,8 +25,12 @@ class CAVIA(GradientLearner):
     """
 
     def __init__(self, model: nn.Module, *, context: int = 5, at: str | None = None, **choices: Any) -> None:
-        if not isinstance(context, int) or context < 1:
-            raise InputError(f"context={context!r}: CAVIA needs a whole number of at least 1")
+        check_whole("CAVIA", context=context)
+        if isinstance(model, nn.Module) and not any(True for _ in model.parameters()):
+            raise InputError(
+                f"CAVIA's model {type(model).__name__} has no parameters, and the outer loop is to train them: give a model that "
+                "has, such as kshot.models.MLP"
+            )
         if choices.get("adapted", "*") != "*":
             raise InputError(
                 f"adapted={choices['adapted']!r}: in CAVIA the context moves and nothing else, leave it out"
@@ -34,7 +38,7 @@ class CAVIA(GradientLearner):
         self.context, self.at = context, at  # plain values, set first because the base class asks start()
         super().__init__(model, **choices)
         if at is not None:
-            self.film = nn.Linear(context, 2 * _channels(model, at))
+            self.film = nn.Linear(context, 2 * _channels(model, at)).to(next(model.parameters()))
 
     def start(self, support: Batch | None = None) -> Params:
         like = next(self.model.parameters())

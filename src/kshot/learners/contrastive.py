@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, one_hot, relu
 
 from kshot.functional import BatchNormPolicy
-from kshot.learners.embedding import EmbeddingLearner, check_positive
+from kshot.learners.embedding import EmbeddingLearner
 from kshot.rules.descent import root
-from kshot.types import Batch, InputError, Task
+from kshot.types import Batch, InputError, Task, check_positive
 
 
 class Remembered(NamedTuple):
@@ -29,7 +29,8 @@ class ContrastiveNet(EmbeddingLearner):
     two, each half of it (Hadsell, Chopra, LeCun 2006); 'triplet', the mean of max(0, d(a, p) − d(a, n) + margin) over the
     triplets where it is above 0 (Schroff, Kalenichenko, Philbin 2015). All examples of a task make pairs and triplets.
     distance: 'euclidean', divided by √D, so that `margin` means the same for any encoder, or 'cosine', 1 − cos.
-    Differs: any encoder, and no layer is learned on top of the distance. Logits are −10 d, whose order alone means something.
+    Differs: any encoder, and no layer is learned on top of the distance; triplets by the distance, not by its square, of
+    vectors that are not brought to length 1. Logits are −10 d, whose order alone means something.
     """
 
     def __init__(

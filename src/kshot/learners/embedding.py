@@ -41,6 +41,11 @@ class EmbeddingLearner(MetaLearner):
             )
         return support.ways
 
+    def like_encoder(self) -> None:
+        """The layers that a learner adds, as its encoder's are: their kind of number, and their device."""
+        if (like := next(self.encoder.parameters(), None) if self.encoder is not None else None) is not None:
+            self.to(like)
+
     @property
     def transductive(self) -> bool:
         return self.encoder is not None and uses_batch_statistics(self.encoder, self.batch_norm)
@@ -57,15 +62,3 @@ def width(encoder: nn.Module) -> int:
     raise InputError(
         f"how many features the encoder {type(encoder).__name__} gives is not known: set encoder.features to that number"
     )
-
-
-def check_positive(learner: str, **numbers: float) -> None:
-    for name, value in numbers.items():
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
-            raise InputError(f"{learner} has {name}={value!r}: give a positive number")
-
-
-def check_whole(learner: str, **numbers: int) -> None:
-    for name, value in numbers.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise InputError(f"{learner} has {name}={value!r}: give a whole number of at least 1")

@@ -22,7 +22,7 @@ from kshot.inner import Hypergradient, Objective, check_hypergradient, descend, 
 from kshot.learner import Criterion, MetaLearner, named_loss
 from kshot.learners.clone import Clone
 from kshot.rules import SGD, Rule
-from kshot.types import Batch, InputError, check_support, is_concrete
+from kshot.types import Batch, InputError, check_support, check_whole, is_concrete
 
 
 class GradientLearner(MetaLearner):
@@ -54,9 +54,7 @@ class GradientLearner(MetaLearner):
         super().__init__()
         check_hypergradient(hypergradient)
         check_batch_norm(model, batch_norm)
-        for name, count in (("steps", steps), ("eval_steps", steps if eval_steps is None else eval_steps)):
-            if not isinstance(count, int) or count < 1:
-                raise InputError(f"{name}={count!r}: a gradient learner needs a whole number of at least 1")
+        check_whole(type(self).__name__, steps=steps, eval_steps=steps if eval_steps is None else eval_steps)
         if rule is not None and not isinstance(rule, Rule):
             raise InputError(f"rule={rule!r} is not an inner rule: give one, such as kshot.rules.SGD(lr=0.1)")
         self.criterion = named_loss(loss)

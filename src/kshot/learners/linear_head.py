@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from kshot.functional import BatchNormPolicy
-from kshot.learners.embedding import EmbeddingLearner, check_positive
-from kshot.types import Batch
+from kshot.learners.embedding import EmbeddingLearner
+from kshot.types import Batch, check_positive
 
 
 class LinearHead(EmbeddingLearner):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from kshot.functional import BatchNormPolicy, Params, batch_statistics, run
 from kshot.inner import Hypergradient
@@ -15,7 +17,7 @@ from kshot.rules import SGD, Rule
 from kshot.rules.rule import key
 from kshot.types import InputError, Task
 
-NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
+NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 MOMENTUM = 0.1  # of running statistics, as in torch
 
 
@@ -47,21 +49,22 @@ class MAMLPlusPlus(GradientLearner):
                 raise InputError(f"{name}={share!r}: it is a share of the training, give a number from 0 to 1")
         if not isinstance(model, nn.Module):
             raise InputError(f"MAML++ needs an nn.Module, found {type(model).__name__}: build it first")
+        model = copy.deepcopy(model)  # whose normalization layers are frozen here; the user's own stays as it is
         own = {id(p): name for name, p in model.named_parameters()}
         norms = [m for m in model.modules() if isinstance(m, NORMS)]
         affine = [own[id(p)] for m in norms for p in m.parameters()]
         for name in affine:
             model.get_parameter(name).requires_grad_(False)  # they only say where the ones for each step start
-        super().__init__(
-            model, rule=rule if rule is not None else SGD(lr, learn="tensor-step"), batch_norm=batch_norm, **choices
-        )
+        rule = SGD(lr, learn="tensor-step") if rule is None else rule
+        super().__init__(model, rule=rule, batch_norm=batch_norm, **choices)
         self.lr, self.multi_step, self.first_order = lr, multi_step, first_order
         rows = self.steps + 1
         self.per_step = nn.ParameterDict(
-            {key(name): model.get_parameter(name).detach().repeat(rows, 1) for name in affine}
+            {key(name): torch.stack([model.get_parameter(name).detach()] * rows) for name in affine}
         )
         self.statistics = nn.Module()
-        self._tracked = [name for name, _ in model.named_buffers() if name.endswith(("running_mean", "running_var"))]
+        tracking = [name for name, m in model.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        self._tracked = [f"{name}.{slot}" for name in tracking for slot in ("running_mean", "running_var")]
         if batch_norm == "running":
             if not self._tracked:
                 raise InputError(
@@ -69,7 +72,7 @@ class MAMLPlusPlus(GradientLearner):
                     "nn.BatchNorm2d(…), of Conv4 with norm='running', or choose batch_norm='batch'"
                 )
             for name in self._tracked:
-                self.statistics.register_buffer(key(name), model.get_buffer(name).detach().repeat(rows, 1))
+                self.statistics.register_buffer(key(name), torch.stack([model.get_buffer(name).detach()] * rows))
 
     def loss(self, task: Task) -> Tensor:
         order: Hypergradient = "first-order" if self.progress < self.first_order else self.hypergradient

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, one_hot
 
 from kshot.functional import BatchNormPolicy
-from kshot.learners.embedding import EmbeddingLearner, check_positive, check_whole, width
+from kshot.learners.embedding import EmbeddingLearner, width
 from kshot.recurrent import LSTMCell, read
-from kshot.types import Batch
+from kshot.types import Batch, InputError, check_positive, check_whole
 
 
 class Matched(NamedTuple):
@@ -42,10 +42,13 @@ class MatchingNet(EmbeddingLearner):
         super().__init__(encoder, batch_norm)
         check_positive("MatchingNet", temperature=temperature)
         check_whole("MatchingNet", reads=reads)
+        if not isinstance(full_context, bool):
+            raise InputError(f"MatchingNet has full_context={full_context!r}: give True or False")
         self.full_context, self.reads, self.temperature = full_context, reads, temperature
         if full_context:
             d = width(encoder)
             self.onward, self.back, self.attend = LSTMCell(d, d), LSTMCell(d, d), LSTMCell(2 * d, d)
+            self.like_encoder()
 
     def adapt(self, support: Batch) -> Matched:
         ways = self.ways(support)

@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy, one_hot, softplus
 
 from kshot.functional import BatchNormPolicy
 from kshot.learner import mse_loss
-from kshot.learners.embedding import EmbeddingLearner, check_whole, width
-from kshot.types import Batch, InputError, Task, check_support
+from kshot.learners.embedding import EmbeddingLearner, width
+from kshot.types import Batch, InputError, Task, check_support, check_whole
 
 LEAST = 0.01  # of a standard deviation, so that no point can be infinitely likely
 
@@ -32,7 +32,7 @@ class NeuralProcess(EmbeddingLearner):
     deterministic path): a query does not read the mean of the support's values, but attends to them, in `heads` ways.
     outputs: the number of values of a regression target, each predicted with a standard deviation (`distribution`), and
     trained by the likelihood; None for classes, where each class is read apart, and scored by one shared network.
-    encoder: of x; give torch.nn.Flatten() or an MLP where x are plain numbers.
+    encoder: of x; give an MLP where x are plain numbers.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class NeuralProcess(EmbeddingLearner):
         self.writer = _network(d + hidden, hidden, 1 if outputs is None else 2 * outputs)
         if attentive:
             self.seek = nn.Linear(d, hidden)  # of queries and keys alike: near in x is near in what is sought
+        self.like_encoder()
 
     def adapt(self, support: Batch) -> Context:
         check_support(support)

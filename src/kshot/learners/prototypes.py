@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Literal
@@ -95,7 +96,7 @@ class ProtoNet(_PrototypeLearner):
 
 
 class NearestCentroid(_PrototypeLearner):
-    """The baseline that every learner must beat: class means in the space of a frozen encoder, nothing is learned.
+    """The baseline that every learner must beat: class means in the space of a frozen copy of the encoder.
 
     Mensink, Verbeek, Perronnin, Csurka 2013, Distance-Based Image Classification. Without an encoder it compares raw inputs.
     """
@@ -107,9 +108,10 @@ class NearestCentroid(_PrototypeLearner):
         distance: Literal["euclidean", "cosine"] | Distance = "euclidean",
         batch_norm: BatchNormPolicy = None,
     ) -> None:
-        super().__init__(encoder, distance, batch_norm)
-        if encoder is not None:
-            encoder.requires_grad_(False)
+        # A copy: it is frozen, and the user's own may go on being trained.
+        super().__init__(copy.deepcopy(encoder), distance, batch_norm)
+        if self.encoder is not None:
+            self.encoder.requires_grad_(False)
 
     def embed(self, x: Tensor) -> Tensor:
         return super().embed(x).detach()

@@ -10,9 +10,9 @@ from torch.nn.functional import cross_entropy, normalize, one_hot
 
 from kshot.functional import BatchNormPolicy
 from kshot.learner import mse_loss
-from kshot.learners.embedding import EmbeddingLearner, check_whole, width
+from kshot.learners.embedding import EmbeddingLearner, width
 from kshot.recurrent import LSTMCell, Memory
-from kshot.types import Batch, InputError, Task, check_support
+from kshot.types import Batch, InputError, Task, check_support, check_whole
 
 SHARPNESS = 10.0  # of recalling: one over the temperature of the attention
 
@@ -61,6 +61,7 @@ class RecurrentLearner(EmbeddingLearner):
         self.head = nn.Linear(2 * hidden if recall else hidden, outputs)
         if recall:
             self.seek = nn.Linear(hidden, hidden)
+        self.like_encoder()
 
     def adapt(self, support: Batch) -> Read:
         labels, x = self._labels(support), self.embed(support.x)

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from kshot.functional import BatchNormPolicy, call, check_batch_norm, uses_batch_statistics
 from kshot.learner import Criterion
-from kshot.learners.embedding import EmbeddingLearner, check_whole, width
+from kshot.learners.embedding import EmbeddingLearner, width
 from kshot.learners.prototypes import class_means
-from kshot.types import Batch, InputError
+from kshot.types import Batch, InputError, check_whole
 
 
 class RelationNet(EmbeddingLearner):
@@ -38,6 +38,8 @@ class RelationNet(EmbeddingLearner):
             relation = nn.Sequential(nn.Linear(2 * width(encoder), hidden), nn.ReLU(), nn.Linear(hidden, 1))
         check_batch_norm(relation, batch_norm)
         self.compare, self.hidden = relation, hidden
+        if self._default:
+            self.like_encoder()
 
     @property
     def relation(self) -> nn.Module | None:

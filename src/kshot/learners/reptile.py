@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kshot.learners.gradient import GradientLearner
-from kshot.types import Batch, InputError, Task
+from kshot.types import Task, check_whole
 
 
 class Reptile(GradientLearner):
@@ -23,15 +23,11 @@ class Reptile(GradientLearner):
 
     def __init__(self, model: nn.Module, *, minibatches: int = 1, **choices: Any) -> None:
         super().__init__(model, **{"hypergradient": "first-order", **choices})
-        if not isinstance(minibatches, int) or minibatches < 1:
-            raise InputError(f"minibatches={minibatches!r}: Reptile needs a whole number of at least 1")
+        check_whole("Reptile", minibatches=minibatches)
         self.refuse_learned_rule()
         self.minibatches = minibatches
 
     def loss(self, task: Task) -> Tensor:
-        examples = Batch(
-            torch.cat([task.support.x, task.query.x]), torch.cat([task.support.y, task.query.y]), task.support.ways
-        )
         with torch.no_grad():
-            target = self.descend(examples, self.steps, self.hypergradient, self.minibatches)[-1]
+            target = self.descend(task.examples, self.steps, self.hypergradient, self.minibatches)[-1]
         return torch.stack([(p - target[name]).square().sum() for name, p in self.start().items()]).sum() / 2

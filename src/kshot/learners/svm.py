@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from kshot.functional import BatchNormPolicy
 from kshot.learners.linear_head import LinearHead, identity
 
-ITERATIONS = 30
+ITERATIONS = 40
 SHRINK = 0.1  # of the distance from complementarity, each iteration
 NEARLY = 0.99  # of the way to the nearest bound
-CLOSE = 1e-9  # where it stops to shrink, as a share of C
+CLOSE = 1e-9  # where it stops to shrink, as a share of what is maximized
 
 
 class SVMHead(LinearHead):
@@ -22,7 +22,8 @@ class SVMHead(LinearHead):
     Lee, Maji, Ravichandran, Soatto 2019, Meta-Learning with Differentiable Convex Optimization (MetaOptNet).
     Dual: min_A ½ tr(AᵀKA) − tr(AᵀY), A ≤ CY, the rows of A sum to 0, with C = 1 / penalty. An interior-point method runs
     without a graph; one more Newton step from where it ends, with the graph, carries the exact derivative of the optimum,
-    as in LogisticHead. No solver of quadratic programs is needed. It works in float64, whatever the encoder does.
+    as in LogisticHead. No solver of quadratic programs is needed. It works in float64, whatever the encoder does, and gets
+    there while C times a squared norm of features is below about 1e8.
     """
 
     def __init__(
@@ -41,10 +42,9 @@ class SVMHead(LinearHead):
         with torch.no_grad():
             at = _Point(c / y.shape[1] * torch.ones_like(y), torch.zeros_like(y[:, :1]), torch.ones_like(y))
             for _ in range(ITERATIONS):
-                apart = (at.price * at.slack).mean()
-                at = _moved(at, _newton(at, wide, y, c, (SHRINK * apart).clamp(min=CLOSE * c)))
+                goal = torch.maximum(SHRINK * (at.price * at.slack).mean(), CLOSE * ((c * y - at.slack) * y).mean())
+                at = _moved(at, _newton(at, wide, y, c, goal))
             goal = (at.price * at.slack).mean()
-        at = _Point(*(t.detach() for t in at))
         return (c * y - at.slack - _newton(at, wide, y, c, goal).slack).to(kernel.dtype)
 
 

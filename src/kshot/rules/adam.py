@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kshot.functional import Params
 from kshot.rules.descent import FREE, POSITIVE, SHARE, Descent, Learn, root
+from kshot.types import InputError
 
 
 class AdamState(NamedTuple):
@@ -42,6 +43,8 @@ class Adam(Descent):
         decoupled: bool = False,
         clip: float | None = None,
     ) -> None:
+        if not isinstance(decoupled, bool):
+            raise InputError(f"Adam has decoupled={decoupled!r}: give True or False")
         super().__init__(learn=learn, clip=clip, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
         self.decoupled = decoupled
         self._decaying = weight_decay > 0 or "weight_decay" in self._grains
@@ -73,4 +76,6 @@ class Adam(Descent):
 
 def AdamW(lr: float = 0.001, *, weight_decay: float = 0.01, **choices: Any) -> Adam:
     """Adam with decoupled weight decay (Loshchilov, Hutter 2019)."""
+    if "decoupled" in choices:
+        raise InputError("AdamW is Adam with decoupled=True: leave decoupled= out, or take Adam and give it")
     return Adam(lr, weight_decay=weight_decay, decoupled=True, **choices)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from kshot.functional import Params
-from kshot.rules.rule import Rule, key
+from kshot.rules.rule import Rule, kept, key
 from kshot.rules.sgd import SGD
-from kshot.types import InputError
+from kshot.types import InputError, check_whole
 
 
 class Curvature(Rule):
@@ -26,21 +26,19 @@ class Curvature(Rule):
         super().__init__()
         if rule is not None and not isinstance(rule, Rule):
             raise InputError(f"Curvature has rule={rule!r}: give an inner rule, such as kshot.rules.SGD(lr=0.1)")
-        if not isinstance(largest, int) or largest < 1:
-            raise InputError(f"Curvature has largest={largest!r}: give a whole number of at least 1")
+        check_whole("Curvature", largest=largest)
         self.rule, self.largest = rule if rule is not None else SGD(lr=0.01), largest
         self.matrices = nn.ParameterDict()
 
     def prepare(self, params: Params, steps: int) -> None:
         self.rule.prepare(params, steps)
-        self.matrices = nn.ParameterDict(
-            {
-                f"{key(name)}/{axis}": torch.eye(length, dtype=p.dtype, device=p.device)
-                for name, p in params.items()
-                for axis, length in enumerate(_as_axes(p).shape)
-                if length <= self.largest
-            }
-        )
+        matrices = {
+            f"{key(name)}/{axis}": torch.eye(length, dtype=p.dtype, device=p.device)
+            for name, p in params.items()
+            for axis, length in enumerate(_as_axes(p).shape)
+            if length <= self.largest
+        }
+        self.matrices = kept(self, self.matrices, matrices)
 
     def init(self, params: Params) -> Any:
         return self.rule.init(params)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kshot.functional import Params
-from kshot.rules.rule import Rule, key
+from kshot.rules.rule import Rule, kept, key
 from kshot.types import InputError
 
 Grain = Literal["one", "tensor", "parameter", "step", "tensor-step"]
@@ -57,11 +57,15 @@ class Descent(Rule, ABC):
         super().__init__()
         title = type(self).__name__
         self.learn, self.clip = learn, clip
+        if learn is not None and not isinstance(learn, str | Mapping):
+            raise InputError(
+                f"{title} has learn={learn!r}: give a grain, such as 'tensor', or a table {{'lr': 'tensor'}}"
+            )
         self._grains: Mapping[str, Grain] = {"lr": learn} if isinstance(learn, str) else dict(learn or {})
         self._numbers = numbers if clip is None else {**numbers, "clip": clip}
         for name, value in self._numbers.items():
             domain = self._domain(name)
-            if not isinstance(value, int | float) or not domain.holds(value):
+            if not isinstance(value, int | float) or isinstance(value, bool) or not domain.holds(value):
                 raise InputError(f"{title} has {name}={value!r}: it must be {domain.words}")
             setattr(self, name, value)
         for name, grain in self._grains.items():
@@ -88,9 +92,9 @@ class Descent(Rule, ABC):
                 shapes = {key(name): tuple(p.shape) for name, p in params.items()}
             else:
                 shapes = {key(name): (steps,) if grain == "tensor-step" else () for name in params}
-            self.learned[number] = nn.ParameterDict(
-                {at: torch.full(shape, start, dtype=some.dtype, device=some.device) for at, shape in shapes.items()}
-            )
+            made = {at: torch.full(shape, start, dtype=some.dtype, device=some.device) for at, shape in shapes.items()}
+            before = self.learned[number] if number in self.learned else None  # noqa: SIM401
+            self.learned[number] = kept(self, before, made)  # type: ignore[arg-type]
 
     def number(self, number: str, name: str, step: int) -> Tensor | float:
         """The number for the tensor `name` at this step: learned, or as given."""

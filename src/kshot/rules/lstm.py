@@ -12,7 +12,7 @@ from kshot.functional import Params
 from kshot.recurrent import LSTMCell, Memory
 from kshot.rules.coordinates import flat, scaled, shaped
 from kshot.rules.rule import Rule
-from kshot.types import InputError
+from kshot.types import InputError, check_whole
 
 
 class LSTMState(NamedTuple):
@@ -38,8 +38,7 @@ class LSTMRule(Rule):
         for name, value in (("lr", lr), ("keep", keep)):
             if not isinstance(value, int | float) or not 0 < value < 1:
                 raise InputError(f"LSTMRule has {name}={value!r}: a gate lies between 0 and 1, give such a number")
-        if not isinstance(hidden, int) or hidden < 1:
-            raise InputError(f"LSTMRule has hidden={hidden!r}: give a whole number of at least 1")
+        check_whole("LSTMRule", hidden=hidden)
         self.lr, self.keep, self.hidden = lr, keep, hidden
         self.reader = LSTMCell(4, hidden)
         self.forget = _gate(hidden, math.log(keep / (1 - keep)))

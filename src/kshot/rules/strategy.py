@@ -12,7 +12,7 @@ from kshot.recurrent import LSTMCell, Memory
 from kshot.rules.coordinates import flat, scaled, shaped
 from kshot.rules.descent import root
 from kshot.rules.rule import Rule
-from kshot.types import InputError
+from kshot.types import InputError, check_positive, check_whole
 
 REACH = 4.0  # a rate stays within e^±4 of lr
 
@@ -36,12 +36,10 @@ class StrategyNetwork(Rule):
 
     def __init__(self, lr: float = 0.1, *, emits: Literal["rate", "update"] = "rate", hidden: int = 20) -> None:
         super().__init__()
-        if not isinstance(lr, int | float) or not 0 < lr < float("inf"):
-            raise InputError(f"StrategyNetwork has lr={lr!r}: give a positive number, where it starts")
+        check_positive("StrategyNetwork", lr=lr)
         if emits not in ("rate", "update"):
             raise InputError(f"StrategyNetwork has emits={emits!r}: choose 'rate' or 'update'")
-        if not isinstance(hidden, int) or hidden < 1:
-            raise InputError(f"StrategyNetwork has hidden={hidden!r}: give a whole number of at least 1")
+        check_whole("StrategyNetwork", hidden=hidden)
         self.lr, self.emits, self.hidden = lr, emits, hidden
         self.reader = LSTMCell(8, hidden)
         self.speaker = nn.Linear(hidden, 1 if emits == "rate" else 2)

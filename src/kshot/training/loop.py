@@ -167,6 +167,7 @@ class Run:
         """(mean loss over all ranks, norm of the meta-gradient, whether any rank was asked to stop)."""
         t = self.t
         check_task(batch, axes=1)  # each one: under vmap the learner cannot
+        self.learner.check(batch)
         self.learner.features = tuple(batch.support.x.shape[2:])
         if self.way is None:
             self.way = self.ranks.agree(choose(self.learner, batch, t.vectorize))
