@@ -14,6 +14,7 @@ from kshot.models import MLP, GaussianPolicy, HashedText
 from kshot.rules import SGD
 from kshot.tasks import Intents, Sinusoids
 from tests.conftest import write_intents
+from tests.test_hypergradients import EXACT, MODELS, of_images
 from tests.test_laws import CASES, Case, gradients
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -32,6 +33,17 @@ def test_meta_gradients_are_those_of_the_cpu(case: Case, way: str) -> None:
     for name, g in gradients(learner, tasks.to("cuda"), way).items():
         assert g.is_cuda
         torch.testing.assert_close(g.cpu(), wanted[name], rtol=1e-8, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("way", ["loop", "vmap"])
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("how", [*EXACT, "truncated:1", "implicit:cg", "finite-difference"])
+def test_hypergradients_are_those_of_the_cpu(how: str, model: str, way: str) -> None:
+    learner, tasks = of_images(model, rule=SGD(0.1), hypergradient=how)
+    wanted = gradients(learner, tasks, "loop")
+    learner.cuda()
+    for name, g in gradients(learner, tasks.to("cuda"), way).items():
+        torch.testing.assert_close(g.cpu(), wanted[name], rtol=1e-7, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_predictions_are_those_of_the_cpu(case: Case) -> None:

@@ -24,6 +24,7 @@ LAYERS = [
     "learners",
     "vectorize",
     "inner",
+    "hypergradients",
     "rules",
     "recurrent",
     "functional",

@@ -1,7 +1,8 @@
 """kshot: meta-learning for PyTorch. Train models that learn a new task from k examples."""
 
-from kshot import models, rl, rules, tasks
+from kshot import hypergradients, models, rl, rules, tasks
 from kshot.evaluation import Evaluation, evaluate
+from kshot.inner import unroll
 from kshot.learner import MetaLearner
 from kshot.learners import (
     ANIL,
@@ -72,6 +73,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "fit",
+    "hypergradients",
     "load",
     "load_weights",
     "meta_loss",
@@ -81,4 +83,5 @@ __all__ = [
     "save",
     "seeded",
     "tasks",
+    "unroll",
 ]

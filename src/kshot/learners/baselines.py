@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
 from kshot.functional import BatchNormPolicy, Params, parameters, select
-from kshot.inner import Hypergradient, descend
+from kshot.hypergradients import Hypergradient
 from kshot.learner import Criterion
 from kshot.learners.clone import Clone
 from kshot.learners.embedding import width
@@ -70,7 +70,7 @@ class Finetune(GradientLearner):
         steps: int = 50,
         eval_steps: int | None = None,
         adapted: str | Sequence[str] = "head.*",
-        hypergradient: Hypergradient = "first-order",
+        hypergradient: str | Hypergradient = "first-order",
         batch_norm: BatchNormPolicy = None,
     ) -> None:
         check_whole("Finetune", classes=classes)
@@ -109,15 +109,15 @@ class Finetune(GradientLearner):
             )
         return {name: p.new_zeros(ways, *p.shape[1:]) if name.startswith("head.") else p for name, p in params.items()}
 
-    def descend(self, support: Batch, steps: int, hypergradient: Hypergradient, minibatches: int = 1) -> list[Params]:
+    def descend(self, support: Batch, steps: int, way: Hypergradient, minibatches: int = 1) -> Iterator[Params]:
         if minibatches > 1 or not all(name.startswith("head.") for name in super().start()):
-            return super().descend(support, steps, hypergradient, minibatches)
+            return super().descend(support, steps, way, minibatches)
         x = self.run({}, support.x, method="embed")  # once, because the encoder stays
 
         def objective(params: Params, step: int) -> Tensor:
             return self.judge(linear(x, params["head.weight"], params["head.bias"]), support)
 
-        return descend(objective, self.start(support), self.rule, steps, hypergradient)
+        return way.descend(objective, self.start(support), self.rule, steps)
 
     def check(self, tasks: Task) -> None:
         if tasks.classes is None:

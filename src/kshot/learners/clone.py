@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kshot.functional import Params, twice_differentiable
+from kshot.hypergradients import FirstOrder, Hypergradient, Unrolled, hypergradient
 from kshot.types import InputError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Clone:
         """
         self._check(loss)
         if first_order is None:
-            first_order = self.learner.hypergradient == "first-order"
+            first_order = isinstance(self._way(), FirstOrder)
         grads = torch.autograd.grad(
             loss, list(self.params.values()), create_graph=not first_order, retain_graph=True, allow_unused=True
         )
@@ -69,6 +70,16 @@ class Clone:
         state = self.learner.rule.observe(self.state, loss.detach() if first_order else loss)
         self.params, self.state = self.learner.rule.step(self.params, found, state)
         self.steps += 1
+
+    def _way(self) -> Hypergradient:
+        """The learner's hypergradient; a loop of one's own has a graph of each step, or none."""
+        way = hypergradient(self.learner.hypergradient)
+        if not isinstance(way, Unrolled | FirstOrder):
+            raise InputError(
+                f"hypergradient={self.learner.hypergradient!r} is of a whole inner loop, and a clone takes one step at a time: "
+                "build the learner with 'unrolled' or 'first-order', give first_order=, or take kshot.unroll"
+            )
+        return way
 
     def clone(self) -> Clone:
         """Another that goes on from here on its own; gradients flow through it to this one."""

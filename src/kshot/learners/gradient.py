@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,11 +18,13 @@ from kshot.functional import (
     select,
     uses_batch_statistics,
 )
-from kshot.inner import Hypergradient, Objective, check_hypergradient, descend, unused
+from kshot.hypergradients import Hypergradient, Objective
+from kshot.hypergradients import hypergradient as named_hypergradient
+from kshot.inner import last, unused
 from kshot.learner import Criterion, MetaLearner, named_loss
 from kshot.learners.clone import Clone
 from kshot.rules import SGD, Rule
-from kshot.types import Batch, InputError, check_support, check_whole, is_concrete
+from kshot.types import Batch, InputError, Task, check_support, check_whole, is_concrete
 
 
 class GradientLearner(MetaLearner):
@@ -33,7 +35,7 @@ class GradientLearner(MetaLearner):
     rule: how one step moves parameters; default SGD(lr=0.01).
     steps, eval_steps: inner steps in training, and in eval mode (default: the same).
     adapted: name patterns of the parameters that move: '*', 'head.*', '!body.*', or a list of them.
-    hypergradient: what the outer gradient makes of the inner steps.
+    hypergradient: what the outer gradient makes of the inner steps, a name or an object of kshot.hypergradients.
     batch_norm: 'batch' or 'running' statistics for batch norms that keep running ones.
     allow_unused: accept adapted parameters that the support's loss does not depend on (they then stay put).
     """
@@ -47,12 +49,12 @@ class GradientLearner(MetaLearner):
         steps: int = 1,
         eval_steps: int | None = None,
         adapted: str | Sequence[str] = "*",
-        hypergradient: Hypergradient = "unrolled",
+        hypergradient: str | Hypergradient = "unrolled",
         batch_norm: BatchNormPolicy = None,
         allow_unused: bool = False,
     ) -> None:
         super().__init__()
-        check_hypergradient(hypergradient)
+        self._way = named_hypergradient(hypergradient)
         check_batch_norm(model, batch_norm)
         check_whole(type(self).__name__, steps=steps, eval_steps=steps if eval_steps is None else eval_steps)
         if rule is not None and not isinstance(rule, Rule):
@@ -66,6 +68,11 @@ class GradientLearner(MetaLearner):
         if not all(p.requires_grad for p in model.parameters()):
             self.adapted = list(self.start())  # by name, so that a saved learner still knows which ones were frozen
         self.rule.prepare(self.start(), steps)
+        if not self._way.learns_rules and any(p.requires_grad for p in self.rule.parameters()):
+            raise InputError(
+                f"hypergradient={hypergradient!r} gives the rule's own parameters no gradient, and this rule learns: use a rule "
+                "with learn=None, or another hypergradient, such as 'mixed-mode'"
+            )
 
     def start(self, support: Batch | None = None) -> Params:
         """The adapted parameters before the first step; frozen ones (requires_grad=False) never move."""
@@ -74,18 +81,22 @@ class GradientLearner(MetaLearner):
 
     def adapt(self, support: Batch) -> Params:
         steps = self.steps if self.training or self.eval_steps is None else self.eval_steps
-        return self.trajectory(support, steps)[-1]
+        return last(self.walk(support, steps))
 
     def trajectory(self, support: Batch, steps: int) -> list[Params]:
+        return list(self.walk(support, steps))
+
+    def walk(self, support: Batch, steps: int) -> Iterator[Params]:
+        """What was fitted after 0, 1, …, steps updates."""
         check_support(support)
         if torch.is_inference_mode_enabled():  # which enable_grad does not lift, as it does no_grad
             raise InputError(
                 f"{type(self).__name__} was to adapt under torch.inference_mode(), where there is no gradient to step along: "
                 "adapt under torch.no_grad(), and predict under either"
             )
-        return self.descend(support, steps, self.hypergradient)
+        return self.descend(support, steps, self._way)
 
-    def descend(self, support: Batch, steps: int, hypergradient: Hypergradient, minibatches: int = 1) -> list[Params]:
+    def descend(self, support: Batch, steps: int, way: Hypergradient, minibatches: int = 1) -> Iterator[Params]:
         """What was fitted after 0, 1, …, steps updates; each step sees the next of `minibatches` interleaved parts."""
 
         def objective(params: Params, step: int) -> Tensor:
@@ -97,8 +108,14 @@ class GradientLearner(MetaLearner):
         start = self.start(support)
         if not self._all_used and is_concrete(support):
             self._check_all_used(objective, start)
-        path = descend(objective, start, self.rule, steps, hypergradient)
-        return [self.at_step(params, step) for step, params in enumerate(path)]
+        path = way.descend(objective, start, self.rule, steps)
+        return (self.at_step(params, step) for step, params in enumerate(path))
+
+    def loss(self, task: Task) -> Tensor:
+        return self._way.loss(lambda: super(GradientLearner, self).loss(task), self._trained())
+
+    def _trained(self) -> list[Tensor]:
+        return [p for p in self.parameters() if p.requires_grad]
 
     def at_step(self, params: Params, step: int) -> Params:
         """The moved parameters, and what else depends on the step that they are at."""

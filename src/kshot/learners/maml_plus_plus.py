@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from kshot.functional import BatchNormPolicy, Params, batch_statistics, run
-from kshot.inner import Hypergradient
+from kshot.hypergradients import FirstOrder
 from kshot.learners.gradient import GradientLearner
 from kshot.rules import SGD, Rule
 from kshot.rules.rule import key
@@ -57,6 +57,11 @@ class MAMLPlusPlus(GradientLearner):
             model.get_parameter(name).requires_grad_(False)  # they only say where the ones for each step start
         rule = SGD(lr, learn="tensor-step") if rule is None else rule
         super().__init__(model, rule=rule, batch_norm=batch_norm, **choices)
+        if not self._way.every_step:
+            raise InputError(
+                f"hypergradient={self.hypergradient!r} gives the last step alone a gradient, and MAML++ learns from every step: "
+                "choose another, such as 'mixed-mode'"
+            )
         self.lr, self.multi_step, self.first_order = lr, multi_step, first_order
         rows = self.steps + 1
         self.per_step = nn.ParameterDict(
@@ -75,8 +80,8 @@ class MAMLPlusPlus(GradientLearner):
                 self.statistics.register_buffer(key(name), torch.stack([model.get_buffer(name).detach()] * rows))
 
     def loss(self, task: Task) -> Tensor:
-        order: Hypergradient = "first-order" if self.progress < self.first_order else self.hypergradient
-        path = self.descend(task.support, self.steps, order)
+        way = FirstOrder() if self.progress < self.first_order else self._way
+        path = list(self.descend(task.support, self.steps, way))
         early = max(0.0, 1 - self.progress / self.multi_step) / self.steps if self.multi_step else 0.0
         last = self.judge(self.predict(path[-1], task.query.x), task.query)
         if not early:
@@ -102,7 +107,7 @@ class MAMLPlusPlus(GradientLearner):
         mean = {name: torch.zeros_like(self.statistics.get_buffer(key(name))) for name in self._tracked}
         for i in range(len(tasks)):
             task = tasks[i]
-            for row, fitted in enumerate(self.descend(task.support, self.steps, "first-order")):
+            for row, fitted in enumerate(self.descend(task.support, self.steps, FirstOrder())):
                 seen = batch_statistics(self.model, fitted, torch.cat([task.support.x, task.query.x]))
                 for name, value in seen.items():
                     mean[name][row] += value / len(tasks)

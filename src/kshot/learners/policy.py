@@ -7,13 +7,13 @@ its advantage, and its log-probability under the policy that acted. Steps after 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from kshot.functional import Params
-from kshot.inner import Hypergradient, Objective, descend
+from kshot.hypergradients import Hypergradient, Objective
 from kshot.learners.gradient import GradientLearner
 from kshot.rules import Rule
 from kshot.types import Batch, InputError, Task
@@ -42,7 +42,7 @@ class PolicyMAML(GradientLearner):
         steps: int = 1,
         eval_steps: int | None = None,
         adapted: str | Sequence[str] = "*",
-        hypergradient: Hypergradient = "unrolled",
+        hypergradient: str | Hypergradient = "unrolled",
         allow_unused: bool = False,
     ) -> None:
         super().__init__(
@@ -62,13 +62,16 @@ class PolicyMAML(GradientLearner):
         self.clip = clip
 
     def loss(self, task: Task) -> Tensor:
-        outputs = self.predict(self.adapt(task.support), task.query.x)
-        _check(outputs, task.query)
-        return surrogate(outputs, task.query.y, self.clip)
+        def clipped() -> Tensor:
+            outputs = self.predict(self.adapt(task.support), task.query.x)
+            _check(outputs, task.query)
+            return surrogate(outputs, task.query.y, self.clip)
 
-    def trajectory(self, support: Batch, steps: int) -> list[Params]:
+        return self._way.loss(clipped, self._trained())
+
+    def walk(self, support: Batch, steps: int) -> Iterator[Params]:
         _check_values(support)
-        return super().trajectory(support, steps)
+        return super().walk(support, steps)
 
     def judge(self, outputs: Tensor, batch: Batch) -> Tensor:
         _check(outputs, batch)
@@ -84,7 +87,7 @@ class PolicyMAML(GradientLearner):
         The first is the whole step that was trained, later ones go half as far: Finn 2017 halves the rate there.
         """
         objective: Objective = lambda params, _: self.judge(self.predict(params, support.x), support)  # noqa: E731
-        before, after = descend(objective, {**self.start(), **fitted}, self.rule, 1, self.hypergradient)
+        before, after = self._way.descend(objective, {**self.start(), **fitted}, self.rule, 1)
         return {name: before[name].lerp(after[name], 0.5) for name in after} if fitted else after
 
     def act(self, outputs: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

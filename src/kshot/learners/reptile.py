@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kshot.inner import last
 from kshot.learners.gradient import GradientLearner
 from kshot.types import Task, check_whole
 
@@ -29,5 +30,5 @@ class Reptile(GradientLearner):
 
     def loss(self, task: Task) -> Tensor:
         with torch.no_grad():
-            target = self.descend(task.examples, self.steps, self.hypergradient, self.minibatches)[-1]
+            target = last(self.descend(task.examples, self.steps, self._way, self.minibatches))
         return torch.stack([(p - target[name]).square().sum() for name, p in self.start().items()]).sum() / 2

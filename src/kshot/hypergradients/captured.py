@@ -1,0 +1,96 @@
+"""What a function uses beside its arguments, made arguments.
+
+An objective is a closure: over a body that does not move, a rule's learned rates, the support. A custom derivative can only
+hand gradients to what it was given, so whatever floating-point tensor an operation meets that no operation before it made is
+one more input; running the function again with others in their places is then a pure function of all it depends on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree
+
+T = TypeVar("T")
+
+
+class Captured:
+    """Collects what the functions that it runs use beside their arguments."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, Tensor] = {}
+        self._made: set[int] = set()
+
+    def run(self, function: Callable[..., T], *args: Any) -> T:
+        self._made |= {id(t) for t in _pytree.tree_leaves(args)}
+        with _Watch(self._found, self._made):
+            return function(*args)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return list(self._found.values())
+
+
+def replaced(function: Callable[..., T], before: Sequence[Tensor], now: Sequence[Tensor]) -> Callable[..., T]:
+    """The function, with the tensors `now` in place of those that it captured."""
+
+    def run(*args: Any) -> T:
+        with _Replace({id(b): n for b, n in zip(before, now, strict=True)}):
+            return function(*args)
+
+    return run
+
+
+def together(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The same values; under vmap all of them have the axis of tasks, if any has.
+
+    A custom function of which one output has it and another has not would count the gradient of the second once a task.
+    """
+    nothing = torch.stack([t.flatten()[:0].sum() for t in tensors]).sum()
+    return [t + nothing for t in tensors]
+
+
+class _Watch(TorchFunctionMode):
+    def __init__(self, found: dict[int, Tensor], made: set[int]) -> None:
+        super().__init__()
+        self.found, self.made = found, made
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for t in _pytree.tree_leaves((args, kwargs)):
+            if isinstance(t, Tensor) and id(t) not in self.made and t.is_floating_point():
+                self.found.setdefault(id(t), t)
+        made = func(*args, **(kwargs or {}))
+        # A number may be used again for another tensor, but not that of one from outside, which lives all the while.
+        self.made.update(id(t) for t in _pytree.tree_leaves(made) if isinstance(t, Tensor) and id(t) not in self.found)
+        return made
+
+
+class _Replace(TorchFunctionMode):
+    def __init__(self, table: Mapping[int, Tensor]) -> None:
+        super().__init__()
+        self.table = table
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func == _ASKS:  # which parameters are trained stays as it was
+            return func(*args)
+        now = lambda t: self.table.get(id(t), t) if isinstance(t, Tensor) else t  # noqa: E731
+        args, kwargs = _pytree.tree_map(now, (args, kwargs or {}))
+        return _INSTEAD.get(func, func)(*args, **kwargs)
+
+
+def _mse_loss(
+    x: Tensor, y: Tensor, *_: Any, reduction: str = "mean", weight: Tensor | None = None, **__: Any
+) -> Tensor:
+    """torch's own has no derivative forward over reverse."""
+    squares = (x - y).square() if weight is None else weight * (x - y).square()
+    if reduction == "mean":
+        return squares.mean() if weight is None else squares.sum() / weight.sum()
+    return squares.sum() if reduction == "sum" else squares
+
+
+_ASKS = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
+_INSTEAD = {torch.nn.functional.mse_loss: _mse_loss}

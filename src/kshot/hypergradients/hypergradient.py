@@ -1,0 +1,77 @@
+"""What the meta-gradient makes of the inner steps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from kshot.functional import Params
+from kshot.rules import Rule
+from kshot.types import inside_transform
+
+Objective = Callable[[Params, int], Tensor]  # (parameters, step) -> scalar
+
+
+class Hypergradient(ABC):
+    """A way to take the inner steps, which is also a way to differentiate through them.
+
+    exact: whether it is the derivative of what the steps compute; the others say in what they differ.
+    learns_rules: whether the rule's own parameters get a gradient.
+    every_step: whether all parameters along the way carry it, and not the last alone.
+    """
+
+    exact = True
+    learns_rules = True
+    every_step = True
+
+    @abstractmethod
+    def descend(self, objective: Objective, params: Params, rule: Rule, steps: int) -> Iterator[Params]:
+        """The parameters after 0, 1, …, steps updates of `rule` on `objective`."""
+
+    def loss(self, value: Callable[[], Tensor], parameters: list[Tensor]) -> Tensor:
+        """The outer loss, from a function that adapts and judges; for a way that must see all of it."""
+        return value()
+
+
+class StepByStep(Hypergradient):
+    """Differs from others in the gradient of each inner step alone."""
+
+    def descend(self, objective: Objective, params: Params, rule: Rule, steps: int) -> Iterator[Params]:
+        state = rule.init(params)
+        yield params
+        for step in range(steps):
+            take = self.gradient if torch.is_grad_enabled() else self.silent_gradient
+            grads, value = take(objective, params, step, steps)
+            params, state = rule.step(params, grads, rule.observe(state, value))
+            yield params
+
+    @abstractmethod
+    def gradient(self, objective: Objective, params: Params, step: int, steps: int) -> tuple[Params, Tensor]:
+        """∇objective at params, and its value."""
+
+    def silent_gradient(self, objective: Objective, params: Params, step: int, steps: int) -> tuple[Params, Tensor]:
+        """The same under torch.no_grad(), where nobody differentiates further."""
+        return constant_gradient(objective, params, step)
+
+
+def constant_gradient(objective: Objective, params: Params, step: int) -> tuple[Params, Tensor]:
+    """∇objective and its value, as constants of the outer loop."""
+    return gradient(objective, {name: p.detach() for name, p in params.items()}, step, differentiable=False)
+
+
+def gradient(objective: Objective, params: Params, step: int, differentiable: bool) -> tuple[Params, Tensor]:
+    """Inside vmap only torch.func.grad will do; outside, plain autograd costs half."""
+    if inside_transform():
+        with nullcontext() if differentiable else torch.no_grad():  # which silences the outer loop, not torch.func.grad
+            found: tuple[Params, Tensor] = torch.func.grad_and_value(objective)(params, step)
+        return found
+    with torch.enable_grad():
+        start = {name: p if p.requires_grad else p.detach().requires_grad_() for name, p in params.items()}
+        value = objective(start, step)
+        grads = torch.autograd.grad(value, list(start.values()), create_graph=differentiable, allow_unused=True)
+    found_or_zero = (torch.zeros_like(p) if g is None else g for p, g in zip(params.values(), grads, strict=True))
+    return dict(zip(params, found_or_zero, strict=True)), value if differentiable else value.detach()
