@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import kshot
-from kshot import Batch, InputError, Task, meta_loss
+from kshot import Batch, InputError, Task, meta_loss, recipes
 from kshot.functional import Params
 from kshot.hypergradients import (
     Checkpoint,
@@ -433,6 +434,21 @@ def test_torchs_own_squared_error_passes_in_mixed_mode() -> None:
         found.append(gradients(learner, tasks, "vmap"))
     for n, g in found[0].items():
         torch.testing.assert_close(found[1][n], g)
+
+
+@pytest.mark.parametrize(
+    "way", ["truncated:2", "implicit:cg", Implicit("neumann", 3.0, 7), Evolution(pairs=2), Checkpoint(4)]
+)
+def test_it_is_saved_with_the_learner(way: str | Hypergradient, tmp_path: Path) -> None:
+    kshot.save(kshot.MAML(MLP(4, (5,), 3), hypergradient=way), tmp_path / "a.safetensors")
+    again = kshot.load(tmp_path / "a.safetensors")
+    assert hypergradient(again.hypergradient) == hypergradient(way)  # type: ignore[arg-type]
+
+
+def test_a_recipe_takes_one_with_settings() -> None:
+    given = ["learner.hypergradient.name=implicit", "learner.hypergradient.proximal=0.5"]
+    assert recipes.read("sinusoid-maml", given).learner().hypergradient == Implicit(proximal=0.5)
+    assert recipes.read("sinusoid-maml", ["learner.hypergradient=checkpoint:3"]).learner()._way == Checkpoint(3)
 
 
 def test_names_and_objects() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from kshot.hypergradients import HYPERGRADIENTS, Hypergradient
 from kshot.learner import LOSSES, MetaLearner
 from kshot.learners import LEARNERS
 from kshot.models import MODELS
@@ -29,6 +30,7 @@ _TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "encoder": MODELS,
     "relation": MODELS,
     "rule": RULES,
+    "hypergradient": HYPERGRADIENTS,
 }
 _UNKNOWN = "not rebuildable"
 _PLAIN = (str, int, float, type(None))
@@ -102,7 +104,9 @@ def _value(key: str, value: Any) -> Any:
         )
     if key in _TABLES and isinstance(value, Mapping):
         return build(value, key)
-    if key in _TABLES and isinstance(value, str):
+    if (
+        key in _TABLES and key != "hypergradient" and isinstance(value, str)
+    ):  # whose names may hold a setting, 'truncated:5'
         return build({"name": value}, key)
     if key in _TABLES and isinstance(value, int | float | list):
         raise InputError(f"{key} needs a name, found {value!r}: one of {', '.join(_TABLES[key])}")
@@ -137,6 +141,9 @@ def _attribute(thing: nn.Module, key: str) -> Any:
 def _described(key: str, value: Any) -> Any:
     if isinstance(value, nn.Module):
         return describe(value)
+    if isinstance(value, Hypergradient):
+        name = next((n for n, made in HYPERGRADIENTS.items() if made is type(value)), None)
+        return {_UNKNOWN: type(value).__qualname__} if name is None else {"name": name, **vars(value)}
     if key == "loss":
         name = next((n for n, loss in LOSSES.items() if loss is value), None)
         return name if name is not None else {_UNKNOWN: getattr(value, "__qualname__", type(value).__name__)}
