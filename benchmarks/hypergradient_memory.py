@@ -4,8 +4,9 @@
 
 On a CPU each (model, way) is a process of its own, and its high-water mark of resident memory is set back before each
 meta-gradient; on a GPU torch counts what it allocates. Written are what a meta-gradient adds to that, the slope per step
-between 8 and 128 steps, the seconds it took, and how far its gradient is from the unrolled one, in float32. It passes if
-mixed-mode adds at 32 steps at most 1/8 of what unrolled adds for the MLP and the transformer, 1/4 for Conv4 with batch norm.
+between 8 and 128 steps, the seconds it took, and how far its gradient is from the unrolled one, in float32. The
+targets are that mixed-mode adds at 32 steps at most 1/8 of what unrolled adds for the MLP and the transformer, and 1/4 for Conv4
+with batch norm, with a gradient equal to 1e-5.
 """
 
 from __future__ import annotations
@@ -124,21 +125,21 @@ def everything(device: str) -> list[dict[str, Any]]:
     return rows
 
 
-def summary(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], bool]:
-    """MB a step between 8 and 128 steps, and the share of what unrolled adds at 32; whether the targets are met."""
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """MB a step between 8 and 128 steps, the share of what unrolled adds at 32, and whether that is its target."""
     at = {(x["model"], x["way"], x["steps"]): x for x in rows}
-    found, passed = [], True
+    found = []
     for model in MODELS:
         for way in WAYS:
             slope = (at[model, way, 128]["MB"] - at[model, way, 8]["MB"]) / 120
             share = at[model, way, 32]["MB"] / at[model, "unrolled", 32]["MB"]
             off = max(at[model, way, s].get("off", 0.0) for s in STEPS)
-            found.append({"model": model, "way": way, "MB a step": slope, "share at 32 steps": share, "off": off})
-            if way == "mixed-mode":
-                passed &= share <= SHARE[model]
-            if way in EXACT:
-                passed &= off <= 1e-5
-    return found, passed
+            x = {"model": model, "way": way, "MB a step": slope, "share at 32 steps": share, "off": off}
+            target = (
+                {"target": SHARE[model], "met": share <= SHARE[model] and off <= 1e-5} if way == "mixed-mode" else {}
+            )
+            found.append(x | target)
+    return found
 
 
 def main() -> None:
@@ -152,15 +153,19 @@ def main() -> None:
         return
     from evidence import record
 
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = (
+        True,
+        False,
+    )  # or it is not even equal to itself
     rows = everything(given.device)
-    found, passed = summary(rows)
+    found = summary(rows)
     for x in found:
         print(
             f"{x['model']:24}{x['way']:16}{x['MB a step']:10.3f} MB a step {x['share at 32 steps']:8.3f}   off {x['off']:.1e}"
         )
     name = "hypergradient-memory" if given.device == "cpu" else "hypergradient-memory-gpu"
     settings = {"steps": STEPS, "tasks": 1, "rule": "sgd", "dtype": "float32"}
-    print("written to", record(name, settings, rows, summary=found, passed=passed))
+    print("written to", record(name, settings, rows, summary=found))
 
 
 if __name__ == "__main__":

@@ -380,7 +380,7 @@ LEARNERS: dict[str, Wrong] = {
     ),
     "unknown hypergradient": Wrong(
         lambda _: MAML(mlp(), hypergradient="second-order"),  # type: ignore[arg-type]
-        "hypergradient='second-order'", "is not known", "choose one of unrolled, first-order",
+        "hypergradient='second-order'", "is not known", "choose one of unrolled, mixed-mode",
     ),
     "adapted matches nothing": Wrong(
         lambda _: MAML(mlp(), adapted="haed.*"),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import kshot
 from kshot import Batch, InputError, Task
+from kshot.hypergradients import FirstOrder
 from kshot.learner import mse_loss
 from kshot.models import MLP, Conv4
 from kshot.rules import SGD
@@ -77,8 +78,8 @@ def test_reptile_with_plain_sgd_is_the_papers_update() -> None:
     tasks = Sinusoids().sample(3, kshot.seeded(0, 0))
     moved = []
     for i in range(3):
-        s, q = tasks[i].support, tasks[i].query
-        moved.append(learner.descend(Batch(torch.cat([s.x, q.x]), torch.cat([s.y, q.y])), 4, "first-order")[-1])
+        *_, phi = learner.descend(tasks[i].examples, 4, FirstOrder())
+        moved.append(phi)
     kshot.fit(learner, Sinusoids(), steps=1, meta_batch=3, optimizer="sgd", lr=0.3, vectorize="vmap", progress=False)
     for name, p in learner.model.named_parameters():
         mean = torch.stack([m[name] for m in moved]).mean(0)
