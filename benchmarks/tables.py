@@ -32,7 +32,8 @@ def percent(row: Result) -> str:
 
 def source(result: Result) -> str:
     m = result["machine"]
-    return f"\n\n<sub>{m['cpu']}, {m['cores']} cores, torch {result['versions']['torch']}; `{result['command']}`</sub>"
+    on = m["gpu"] if "--device cuda" in result["command"] else f"{m['cpu']}, {m['cores']} cores"
+    return f"\n\n<sub>{on}, torch {result['versions']['torch']}; `{result['command']}`</sub>"
 
 
 def costs(x: Result) -> tuple[str, str, str]:
@@ -162,6 +163,17 @@ def meta_step(r: Result) -> str:
     return table(("one meta-step, ms", "inner steps", *names, "best peer / kshot"), rows) + source(r)
 
 
+def hypergradient_memory(r: Result) -> str:
+    steps = r["settings"]["steps"]
+    rows = []
+    for x in r["summary"]:
+        at = {y["steps"]: y["MB"] for y in r["rows"] if (y["model"], y["way"]) == (x["model"], x["way"])}
+        share = f"{x['share at 32 steps']:.3f}" + (f" (target {x['target']:g})" if "target" in x else "")
+        rows.append((x["model"], x["way"], *(f"{at[s]:,.1f}" for s in steps), f"{x['MB a step']:.3f}", share))
+    heads = ("MB a meta-gradient adds", "hypergradient", *(f"{s} steps" for s in steps), "a step", "of unrolled, at 32")
+    return table(heads, rows) + source(r)
+
+
 def sampling(r: Result) -> str:
     rows = [(x["queries"], x["tasks_at_once"], f"{x['median']:,}") for x in r["rows"]]
     return table(("queries a class", "tasks at once", "tasks a second"), rows) + source(r)
@@ -177,6 +189,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "intents": intents,
     "meta-gradients": meta_gradients,
     "meta-step": meta_step,
+    "hypergradient-memory-gpu": hypergradient_memory,
     "sampling": sampling,
 }
 
