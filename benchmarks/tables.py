@@ -26,6 +26,10 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
+def counted(steps: int) -> str:
+    return f"{steps} step{'s' if steps != 1 else ''}"
+
+
 def percent(row: Result) -> str:
     return f"{100 * row['accuracy']:.2f} ± {100 * row['interval']:.2f}"
 
@@ -109,7 +113,7 @@ def sinusoid(r: Result) -> str:
     for learner in dict.fromkeys(x["learner"] for x in r["rows"]):
         found = {x["steps"]: f"{x['mse']:.3f} ± {x['interval']:.3f}" for x in r["rows"] if x["learner"] == learner}
         rows.append((learner, *(found[s] for s in steps)))
-    return table(("squared error after", *(f"{s} steps" for s in steps)), rows) + source(r)
+    return table(("squared error after", *map(counted, steps)), rows) + source(r)
 
 
 def navigation(r: Result) -> str:
@@ -118,7 +122,7 @@ def navigation(r: Result) -> str:
     for learner in dict.fromkeys(x["learner"] for x in r["rows"]):
         found = {x["steps"]: f"{x['return']:.1f} ± {x['interval']:.1f}" for x in r["rows"] if x["learner"] == learner}
         rows.append((learner, *(found[s].replace("-", "−") for s in steps)))
-    heads = ("return after", *(f"{s} step{'s' if s != 1 else ''}" for s in steps))
+    heads = ("return after", *map(counted, steps))
     return table(heads, rows) + source(r)
 
 
@@ -170,7 +174,7 @@ def hypergradient_memory(r: Result) -> str:
         at = {y["steps"]: y["MB"] for y in r["rows"] if (y["model"], y["way"]) == (x["model"], x["way"])}
         share = f"{x['share at 32 steps']:.3f}" + (f" (target {x['target']:g})" if "target" in x else "")
         rows.append((x["model"], x["way"], *(f"{at[s]:,.1f}" for s in steps), f"{x['MB a step']:.3f}", share))
-    heads = ("MB a meta-gradient adds", "hypergradient", *(f"{s} steps" for s in steps), "a step", "of unrolled, at 32")
+    heads = ("MB a meta-gradient adds", "hypergradient", *map(counted, steps), "a step", "of unrolled, at 32")
     return table(heads, rows) + source(r)
 
 

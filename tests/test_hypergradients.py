@@ -402,6 +402,18 @@ def test_evolutions_gradient_is_that_of_the_smoothed_loss(way: str) -> None:
     assert float(found.norm() / exact.norm()) == pytest.approx(1, abs=0.1)
 
 
+def test_evolution_is_mamlplusplus_own_loss_too() -> None:
+    """All that is differentiated goes through the way, whatever a learner's loss is made of."""
+    torch.manual_seed(0)
+    tasks = classification(tasks=2)
+    learner = kshot.MAMLPlusPlus(nn.Linear(4, 3), rule=SGD(0.1), steps=2, first_order=0.0).double()
+    exact = torch.cat([g.flatten() for g in gradients(learner, tasks).values()])
+    learner._way = Evolution(sigma=1e-3, pairs=600)
+    found = torch.cat([g.flatten() for g in gradients(learner, tasks, "vmap").values()])
+    assert not torch.equal(found, exact)
+    assert float(torch.cosine_similarity(found, exact, 0)) > 0.97
+
+
 # What goes together, and what says why it does not.
 
 

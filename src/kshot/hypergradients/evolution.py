@@ -27,8 +27,6 @@ class Evolution(StepByStep):
     pairs: int = 16
     inner: Literal["gradient", "evolution"] = "gradient"
 
-    exact = False
-
     def __post_init__(self) -> None:
         if not isinstance(self.sigma, int | float) or not self.sigma > 0:
             raise InputError(f"sigma={self.sigma!r}: the perturbation needs a deviation above 0, such as 0.05")

@@ -19,12 +19,10 @@ Objective = Callable[[Params, int], Tensor]  # (parameters, step) -> scalar
 class Hypergradient(ABC):
     """A way to take the inner steps, which is also a way to differentiate through them.
 
-    exact: whether it is the derivative of what the steps compute; the others say in what they differ.
     learns_rules: whether the rule's own parameters get a gradient.
     every_step: whether all parameters along the way carry it, and not the last alone.
     """
 
-    exact = True
     learns_rules = True
     every_step = True
 

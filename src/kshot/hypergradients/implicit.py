@@ -36,7 +36,6 @@ class Implicit(Hypergradient):
     tolerance: float = 1e-6
     damping: float = 0.0
 
-    exact = False
     learns_rules = False
     every_step = False
 

@@ -111,8 +111,6 @@ class FiniteDifference(_ByParts):
 
     size: float = 0.01
 
-    exact = False
-
     def __post_init__(self) -> None:
         if not isinstance(self.size, int | float) or not self.size > 0:
             raise InputError(f"size={self.size!r}: the perturbation needs a length above 0, give a number such as 0.01")

@@ -24,8 +24,6 @@ class Unrolled(StepByStep):
 class FirstOrder(StepByStep):
     """Inner gradients count as constants, so that ∂φ/∂θ = I for plain SGD; learned rules still get their gradient."""
 
-    exact = False
-
     def gradient(self, objective: Objective, params: Params, step: int, steps: int) -> tuple[Params, Tensor]:
         return constant_gradient(objective, params, step)
 
@@ -35,8 +33,6 @@ class Truncated(StepByStep):
     """Exact through the last `last` steps, first-order before them. Shaban, Cheng, Hatch, Boots 2019."""
 
     last: int
-
-    exact = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.last, int) or self.last < 0:

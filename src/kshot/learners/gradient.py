@@ -112,10 +112,11 @@ class GradientLearner(MetaLearner):
         return (self.at_step(params, step) for step, params in enumerate(path))
 
     def loss(self, task: Task) -> Tensor:
-        return self._way.loss(lambda: super(GradientLearner, self).loss(task), self._trained())
+        return self._way.loss(lambda: self.outer(task), [p for p in self.parameters() if p.requires_grad])
 
-    def _trained(self) -> list[Tensor]:
-        return [p for p in self.parameters() if p.requires_grad]
+    def outer(self, task: Task) -> Tensor:
+        """How good what was fitted is; `loss` differentiates it as the hypergradient says."""
+        return super().loss(task)
 
     def at_step(self, params: Params, step: int) -> Params:
         """The moved parameters, and what else depends on the step that they are at."""

@@ -79,7 +79,7 @@ class MAMLPlusPlus(GradientLearner):
             for name in self._tracked:
                 self.statistics.register_buffer(key(name), torch.stack([model.get_buffer(name).detach()] * rows))
 
-    def loss(self, task: Task) -> Tensor:
+    def outer(self, task: Task) -> Tensor:
         way = FirstOrder() if self.progress < self.first_order else self._way
         path = list(self.descend(task.support, self.steps, way))
         early = max(0.0, 1 - self.progress / self.multi_step) / self.steps if self.multi_step else 0.0

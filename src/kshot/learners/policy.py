@@ -61,13 +61,10 @@ class PolicyMAML(GradientLearner):
             )
         self.clip = clip
 
-    def loss(self, task: Task) -> Tensor:
-        def clipped() -> Tensor:
-            outputs = self.predict(self.adapt(task.support), task.query.x)
-            _check(outputs, task.query)
-            return surrogate(outputs, task.query.y, self.clip)
-
-        return self._way.loss(clipped, self._trained())
+    def outer(self, task: Task) -> Tensor:
+        outputs = self.predict(self.adapt(task.support), task.query.x)
+        _check(outputs, task.query)
+        return surrogate(outputs, task.query.y, self.clip)
 
     def walk(self, support: Batch, steps: int) -> Iterator[Params]:
         _check_values(support)
