@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.utils import _pytree
 
 
@@ -179,9 +180,10 @@ def inside_transform() -> bool:
 
 
 def is_concrete(batch: Batch) -> bool:
-    """Whether the values can be looked at: not inside vmap, grad or compile."""
+    """Whether the values can be looked at: not inside vmap, grad, or what traces operations to compile them."""
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    return not torch.compiler.is_compiling() and not any(wrapped(t) for t in (batch.x, batch.y))
+    traced = torch.compiler.is_compiling() or get_proxy_mode() is not None
+    return not traced and not any(wrapped(t) for t in (batch.x, batch.y))
 
 
 def _check_kind(task: object) -> None:

@@ -8,10 +8,11 @@ from contextlib import nullcontext
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from kshot.functional import Params
+from kshot.functional import Params, twice_differentiable
+from kshot.hypergradients.beneath import Beneath
 from kshot.rules import Rule
-from kshot.types import inside_transform
 
 Objective = Callable[[Params, int], Tensor]  # (parameters, step) -> scalar
 
@@ -62,14 +63,13 @@ def constant_gradient(objective: Objective, params: Params, step: int) -> tuple[
 
 
 def gradient(objective: Objective, params: Params, step: int, differentiable: bool) -> tuple[Params, Tensor]:
-    """Inside vmap only torch.func.grad will do; outside, plain autograd costs half."""
-    if inside_transform():
-        with nullcontext() if differentiable else torch.no_grad():  # which silences the outer loop, not torch.func.grad
-            found: tuple[Params, Tensor] = torch.func.grad_and_value(objective)(params, step)
-        return found
-    with torch.enable_grad():
-        start = {name: p if p.requires_grad else p.detach().requires_grad_() for name, p in params.items()}
-        value = objective(start, step)
-        grads = torch.autograd.grad(value, list(start.values()), create_graph=differentiable, allow_unused=True)
-    found_or_zero = (torch.zeros_like(p) if g is None else g for p, g in zip(params.values(), grads, strict=True))
-    return dict(zip(params, found_or_zero, strict=True)), value if differentiable else value.detach()
+    """By torch.autograd wherever that goes, else by torch.func.grad, which costs more."""
+    if not Beneath.reachable():
+        with twice_differentiable() if differentiable else torch.no_grad():  # which silences the outer loop alone
+            return torch.func.grad_and_value(objective)(params, step)
+    vmap, attention = Beneath(), sdpa_kernel(SDPBackend.MATH) if differentiable else nullcontext()
+    with torch.enable_grad(), attention:
+        at = [vmap.leaf(p) for p in params.values()]
+        value = objective(dict(zip(params, map(vmap.above, at), strict=True)), step)
+        found = vmap.grad(value, at, create_graph=differentiable)
+    return dict(zip(params, map(vmap.above, found), strict=True)), value if differentiable else value.detach()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kshot.functional import Params, twice_differentiable
+from kshot.functional import Params
 from kshot.hypergradients.hypergradient import Objective, StepByStep, constant_gradient, gradient
 from kshot.types import InputError
 
@@ -16,8 +16,7 @@ class Unrolled(StepByStep):
     """Exact: the graph of every step is kept. Finn, Abbeel, Levine 2017."""
 
     def gradient(self, objective: Objective, params: Params, step: int, steps: int) -> tuple[Params, Tensor]:
-        with twice_differentiable():
-            return gradient(objective, params, step, differentiable=True)
+        return gradient(objective, params, step, differentiable=True)
 
 
 @dataclass(frozen=True)
