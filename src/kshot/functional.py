@@ -72,7 +72,7 @@ def run(
     """model(*inputs, **named), or one of its methods, with `params` (and buffers, by name) in place of its own."""
     target = model if method is None else getattr(model, method)
     try:
-        with _standing_in(model, params, batch_norm), _no_fused_encoder():
+        with standing_in(model, params, batch_norm), _no_fused_encoder():
             return target(*inputs, **(named or {}))
     except RuntimeError as error:  # torch's complaint about shapes and dtypes; under vmap it may be one about vmap
         x = next((value for value in inputs if isinstance(value, Tensor)), torch.empty(0))
@@ -100,7 +100,7 @@ def batch_statistics(model: nn.Module, params: Mapping[str, Tensor], x: Tensor) 
     try:
         for m in norms.values():
             m.training, m.momentum = True, 1.0  # of this batch alone
-        with _standing_in(model, params, None) as buffers, _no_fused_encoder():
+        with standing_in(model, params) as buffers, _no_fused_encoder():
             model(x)
     finally:
         for m, (training, momentum) in zip(norms.values(), before, strict=True):
@@ -134,7 +134,7 @@ def check_batch_norm(model: nn.Module, batch_norm: BatchNormPolicy) -> None:
 
 
 @contextmanager
-def _standing_in(model: nn.Module, params: Mapping[str, Tensor], batch_norm: BatchNormPolicy) -> Iterator[Params]:
+def standing_in(model: nn.Module, params: Mapping[str, Tensor], batch_norm: BatchNormPolicy = None) -> Iterator[Params]:
     """`params` in every slot that holds their namesakes, copies in those of buffers, and batch norms by the policy; yields
     the copies by name. In one walk and without torch.func.functional_call, which costs a small model half of its time."""
     first: dict[Tensor, str] = {}  # tied slots share the name of the first

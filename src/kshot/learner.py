@@ -52,7 +52,17 @@ class MetaLearner(nn.Module, ABC):
     criterion: Criterion
     seen: frozenset[str] = frozenset()
     features: tuple[int, ...] | None = None
-    progress: float = 1.0
+    progress_was_read = False
+    _progress = 1.0
+
+    @property
+    def progress(self) -> float:
+        self.progress_was_read = True
+        return self._progress
+
+    @progress.setter
+    def progress(self, share: float) -> None:
+        self._progress = share
 
     @abstractmethod
     def adapt(self, support: Batch) -> Any:

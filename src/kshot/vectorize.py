@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree
 
+from kshot.compiled import Compiled, Known, NotCompiled, scaled
 from kshot.learner import MetaLearner, check_learner
 from kshot.types import InputError, Task, check_task
 
@@ -20,18 +21,61 @@ Way = Literal["vmap", "loop"] | int  # an int is the number of tasks in a chunk
 Vectorize = Way | Literal["auto"]
 
 _chosen: WeakKeyDictionary[MetaLearner, dict[Any, Way]] = WeakKeyDictionary()
+_PLAIN = bool | int | float | str
+_MOVES = ("_progress", "progress_was_read", "_all_used")  # what no compiled step depends on
+_compiled: WeakKeyDictionary[MetaLearner, dict[Any, Compiled]] = WeakKeyDictionary()
 
 
-def meta_loss(learner: MetaLearner, tasks: Task, vectorize: Vectorize = "auto") -> Tensor:
-    """Mean of learner.loss over a leading axis of tasks; its gradient in learner.parameters() is the meta-gradient."""
+def meta_loss(learner: MetaLearner, tasks: Task, vectorize: Vectorize = "auto", compile: bool = False) -> Tensor:
+    """Mean of learner.loss over a leading axis of tasks; its gradient in learner.parameters() is the meta-gradient.
+
+    compile: by torch.compile, once for each shape of tasks; seconds to a minute, for many steps of the same kind.
+    """
     way = choose(learner, tasks, vectorize)
     learner.check(tasks)
-    return torch.cat(list(pieces(learner.loss, tasks, way))).mean()
+    if not compile:
+        return torch.cat(list(pieces(learner.loss, tasks, way))).mean()
+    try:
+        total, gradient = compiled(learner, tasks, way)(learner, tasks)
+    except NotCompiled as reason:
+        raise InputError(f"this meta-loss cannot be compiled ({reason}): leave out compile=True") from reason
+    trained = [p for p in learner.parameters() if p.requires_grad]
+    mean: Tensor = Known.apply(total, gradient, 1 / len(tasks), *trained)  # type: ignore[no-untyped-call]
+    return mean
 
 
-def meta_backward(learner: MetaLearner, tasks: Task, way: Way, total: int | None = None) -> Tensor:
+def compiled(learner: MetaLearner, tasks: Task, way: Way) -> Compiled:
+    """The compiled meta-step for tasks like these, recorded if it was not yet."""
+    settings = [
+        v for m in learner.modules() for name, v in vars(m).items() if isinstance(v, _PLAIN) and name not in _MOVES
+    ]
+    device = tasks.support.x.device.type
+    casts = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    kind = (way, _shapes(tasks), casts, *settings)
+    found = _compiled.setdefault(learner, {}).get(kind)
+    if found is None:
+        found = Compiled(len(tasks) if way == "vmap" else 1 if way == "loop" else way)
+        found.prepare(
+            learner,
+            lambda part: torch.cat(list(pieces(learner.loss, part, "loop" if way == "loop" else "vmap"))),
+            tasks,
+        )
+        _compiled[learner][kind] = found
+    return found
+
+
+def meta_backward(
+    learner: MetaLearner, tasks: Task, way: Way, total: int | None = None, step: Compiled | None = None
+) -> Tensor:
     """meta_loss(…).backward(), each piece's graph freed before the next is built. `total`: tasks to average over."""
     total = total or len(tasks)
+    if step is not None:
+        value, gradient = step(learner, tasks)
+        trained = [p for p in learner.parameters() if p.requires_grad]
+        for p, g in zip(trained, scaled(gradient, 1 / total), strict=True):
+            if g is not None:
+                p.grad = g if p.grad is None else p.grad + g
+        return (value / total).cpu()
     value = torch.zeros(())
     for losses in pieces(learner.loss, tasks, way):
         part = losses.sum() / total
@@ -70,10 +114,9 @@ def choose(
         raise InputError(f"vectorize={vectorize!r} is not known: choose 'auto', 'vmap', 'loop' or a chunk size")
     check_learner(learner)
     check_task(tasks, axes=1)
-    s, q = tasks.support, tasks.query
     function = learner.loss if function is None else function
     mode = (learner.training, torch.is_grad_enabled(), function.__qualname__)
-    kind = (vectorize, s.x.shape, s.y.shape, q.x.shape, s.ways, s.x.dtype, str(s.x.device), mode)
+    kind = (vectorize, _shapes(tasks), mode)
     known = _chosen.setdefault(learner, {})
     if kind not in known:
         with torch.random.fork_rng():  # neither trial may shift the run's random numbers
@@ -81,6 +124,11 @@ def choose(
                 learner.adapt(tasks[0].support)
             known[kind] = _measure(learner, function, tasks) if vectorize == "auto" else vectorize
     return known[kind]
+
+
+def _shapes(tasks: Task) -> tuple[Any, ...]:
+    s, q = tasks.support, tasks.query
+    return s.x.shape, s.y.shape, q.x.shape, s.ways, s.x.dtype, str(s.x.device), tasks.classes is None
 
 
 def _measure(learner: MetaLearner, function: Callable[[Task], Tensor], tasks: Task) -> Way:

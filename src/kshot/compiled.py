@@ -1,0 +1,141 @@
+"""The meta-loss and its gradient as one compiled function.
+
+It is recorded from one run on real tasks, below all transforms and below autograd: a flat list of operations on tensors, which
+torch.compile takes without questions. So any learner and any hypergradient will do, as long as no value of a tensor decides
+what happens next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from kshot.functional import standing_in
+from kshot.learner import MetaLearner
+from kshot.types import InputError, Task
+
+Losses = Callable[[Task], Tensor]  # of some tasks, [T]
+Recorded = Callable[..., Sequence[Any]]
+Gradient = list[Tensor | None]  # one for each trained parameter
+
+
+class NotCompiled(RuntimeError):
+    """Why a meta-step cannot be compiled."""
+
+
+class Compiled:
+    """(learner, tasks) -> (their losses, summed; the gradient in the learner's trained parameters).
+
+    size: how many tasks are compiled as one; more are run one piece after the other.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.operations = 0
+        self._made: dict[int, Recorded] = {}
+
+    def prepare(self, learner: MetaLearner, losses: Losses, tasks: Task) -> None:
+        """Record what these tasks need, unless that was done; torch.compile does its part when it is first called."""
+        for size in {min(self.size, len(tasks)), len(tasks) % self.size} - {0, *self._made}:
+            recorded = record(learner, losses, tasks[:size])
+            self.operations = max(self.operations, len(recorded.graph.nodes))
+            options = {"triton.cudagraphs": True} if tasks.support.x.is_cuda else {"cpp_wrapper": True}
+            self._made[size] = torch.compile(recorded, dynamic=False, options=options)  # type: ignore[arg-type]
+
+    def __call__(self, learner: MetaLearner, tasks: Task) -> tuple[Tensor, Gradient]:
+        own, device = _tensors(learner), tasks.support.x.device.type
+        casting = torch.is_autocast_enabled(device)  # its casts are recorded
+        with torch.no_grad(), torch.autocast(device, enabled=False) if casting else nullcontext():
+            if len(tasks) <= self.size:
+                loss, *total = self._call(self._made[len(tasks)], *own, *_leaves(tasks))
+                return loss, total
+            loss, total = 0.0, []
+            for start in range(0, len(tasks), self.size):
+                part = tasks[start : start + self.size]
+                value, *grads = self._call(self._made[len(part)], *own, *_leaves(part))
+                loss = loss + value
+                total = [_plus(a, b) for a, b in zip(total, grads, strict=True)] if total else grads
+        return loss, total
+
+    @staticmethod
+    def _call(made: Recorded, *tensors: Tensor) -> Sequence[Any]:
+        try:
+            return made(*tensors)
+        except torch._dynamo.exc.TorchDynamoException as error:  # such as that there is no compiler of C++
+            raise NotCompiled(_line(error)) from error
+
+
+def record(learner: MetaLearner, losses: Losses, tasks: Task) -> GraphModule:
+    """(*the learner's tensors, *the tasks' tensors) -> (losses, summed; *their gradient), for tasks of this shape."""
+    names = [name for name, _ in (*learner.named_parameters(), *learner.named_buffers())]
+    trained = [name for name, p in learner.named_parameters() if p.requires_grad]
+
+    def step(*tensors: Tensor) -> tuple[Tensor | None, ...]:
+        held, leaves = dict(zip(names, tensors, strict=False)), tensors[len(names) :]
+        at = [held[name].detach().requires_grad_() for name in trained]
+        with standing_in(learner, held | dict(zip(trained, at, strict=True))), torch.enable_grad():
+            value = losses(_task(tasks, leaves)).sum()
+        grads = torch.autograd.grad(value, at, allow_unused=True)
+        return value.detach(), *(None if g is None else g.detach() for g in grads)
+
+    learner.progress_was_read = False
+    try:
+        with torch.random.fork_rng():  # recording is one run, and no run of anybody's
+            recorded = make_fx(step)(*_tensors(learner), *_leaves(tasks))
+    except InputError:
+        raise
+    except Exception as error:  # eager mode may still be able to do whatever this is
+        raise NotCompiled(_line(error)) from error
+    if learner.progress_was_read:
+        raise NotCompiled("its loss changes with the progress of the training")
+    recorded.graph.eliminate_dead_code()
+    recorded.recompile()
+    return recorded
+
+
+class Known(torch.autograd.Function):
+    """(value, its gradient in some parameters, a factor, these) -> factor · value, which hands that gradient on."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradient: Gradient, factor: float, *parameters: Tensor) -> Tensor:
+        ctx.gradient, ctx.factor = gradient, factor
+        return value * factor
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, by: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, None, *scaled(ctx.gradient, by * ctx.factor)
+
+
+def scaled(gradient: Gradient, by: Tensor | float) -> Gradient:
+    known = iter(torch._foreach_mul([g for g in gradient if g is not None], by))
+    return [None if g is None else next(known) for g in gradient]
+
+
+def _tensors(learner: MetaLearner) -> list[Tensor]:
+    return [t.detach() for t in (*learner.parameters(), *learner.buffers())]
+
+
+def _leaves(tasks: Task) -> list[Tensor]:
+    every = (tasks.support.x, tasks.support.y, tasks.query.x, tasks.query.y, tasks.classes)
+    return [t for t in every if t is not None]
+
+
+def _task(like: Task, leaves: Sequence[Tensor]) -> Task:
+    support_x, support_y, query_x, query_y, *classes = leaves
+    return Task(replace(like.support, x=support_x, y=support_y), replace(like.query, x=query_x, y=query_y), *classes)
+
+
+def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".:")
