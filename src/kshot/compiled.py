@@ -7,6 +7,7 @@ what happens next.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from kshot.functional import standing_in
@@ -36,18 +37,13 @@ class Compiled:
     size: how many tasks are compiled as one; more are run one piece after the other.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, learner: MetaLearner, losses: Losses, tasks: Task, size: int) -> None:
+        """Made for as many tasks of this shape; torch.compile does its part when it is first called."""
         self.size = size
-        self.operations = 0
         self._made: dict[int, Recorded] = {}
-
-    def prepare(self, learner: MetaLearner, losses: Losses, tasks: Task) -> None:
-        """Record what these tasks need, unless that was done; torch.compile does its part when it is first called."""
-        for size in {min(self.size, len(tasks)), len(tasks) % self.size} - {0, *self._made}:
-            recorded = record(learner, losses, tasks[:size])
-            self.operations = max(self.operations, len(recorded.graph.nodes))
-            options = {"triton.cudagraphs": True} if tasks.support.x.is_cuda else {"cpp_wrapper": True}
-            self._made[size] = torch.compile(recorded, dynamic=False, options=options)  # type: ignore[arg-type]
+        for few in {min(size, len(tasks)), len(tasks) % size} - {0}:
+            recorded = record(learner, losses, tasks[:few])
+            self._made[few] = torch.compile(recorded, dynamic=False, options=_options(tasks))
 
     def __call__(self, learner: MetaLearner, tasks: Task) -> tuple[Tensor, Gradient]:
         own, device = _tensors(learner), tasks.support.x.device.type
@@ -72,6 +68,38 @@ class Compiled:
             raise NotCompiled(_line(error)) from error
 
 
+def _options(tasks: Task) -> dict[str, Any]:
+    """On a GPU one launch for all kernels, on a CPU one call; and the random numbers of eager mode."""
+    return {"fallback_random": True, "triton.cudagraphs" if tasks.support.x.is_cuda else "cpp_wrapper": True}
+
+
+def forecast(recorded: GraphModule, *tensors: Tensor) -> tuple[float, float]:
+    """(seconds to compile, seconds of a run then), roughly: libraries take as long as they did, the rest half, a call nothing."""
+    clock = _Clock(recorded)
+    with torch.no_grad():
+        for _ in range(2):  # the first warms up
+            clock.library = clock.rest = 0.0
+            clock.run(*tensors)
+    return 15 + 0.02 * len(recorded.graph.nodes), clock.library + clock.rest / 2
+
+
+class _Clock(Interpreter):
+    """Runs a recording, and takes the time of what compilation leaves to libraries, and of the rest."""
+
+    CALL = 30e-6  # of a node, whatever it does
+    library = rest = 0.0
+
+    def run_node(self, n: Node) -> Any:
+        start = time.perf_counter()
+        found = super().run_node(n)
+        seconds = time.perf_counter() - start
+        if any(word in str(n.target) for word in ("convolution", "mm")):
+            self.library += max(seconds - self.CALL / 2, self.CALL / 6)
+        else:
+            self.rest += max(seconds - self.CALL, 0.0)
+        return found
+
+
 def record(learner: MetaLearner, losses: Losses, tasks: Task) -> GraphModule:
     """(*the learner's tensors, *the tasks' tensors) -> (losses, summed; *their gradient), for tasks of this shape."""
     names = [name for name, _ in (*learner.named_parameters(), *learner.named_buffers())]
@@ -88,7 +116,7 @@ def record(learner: MetaLearner, losses: Losses, tasks: Task) -> GraphModule:
     learner.progress_was_read = False
     try:
         with torch.random.fork_rng():  # recording is one run, and no run of anybody's
-            recorded = make_fx(step)(*_tensors(learner), *_leaves(tasks))
+            recorded = make_fx(step)(*inputs(learner, tasks))
     except InputError:
         raise
     except Exception as error:  # eager mode may still be able to do whatever this is
@@ -117,6 +145,11 @@ class Known(torch.autograd.Function):
 def scaled(gradient: Gradient, by: Tensor | float) -> Gradient:
     known = iter(torch._foreach_mul([g for g in gradient if g is not None], by))
     return [None if g is None else next(known) for g in gradient]
+
+
+def inputs(learner: MetaLearner, tasks: Task) -> list[Tensor]:
+    """Of a recording."""
+    return [*_tensors(learner), *_leaves(tasks)]
 
 
 def _tensors(learner: MetaLearner) -> list[Tensor]:

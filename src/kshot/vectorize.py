@@ -36,7 +36,9 @@ def meta_loss(learner: MetaLearner, tasks: Task, vectorize: Vectorize = "auto", 
     if not compile:
         return torch.cat(list(pieces(learner.loss, tasks, way))).mean()
     try:
-        total, gradient = compiled(learner, tasks, way)(learner, tasks)
+        step = compiled(learner, tasks, way)
+        assert step is not None
+        total, gradient = step(learner, tasks)
     except NotCompiled as reason:
         raise InputError(f"this meta-loss cannot be compiled ({reason}): leave out compile=True") from reason
     trained = [p for p in learner.parameters() if p.requires_grad]
@@ -44,24 +46,46 @@ def meta_loss(learner: MetaLearner, tasks: Task, vectorize: Vectorize = "auto", 
     return mean
 
 
-def compiled(learner: MetaLearner, tasks: Task, way: Way) -> Compiled:
-    """The compiled meta-step for tasks like these, recorded if it was not yet."""
-    settings = [
-        v for m in learner.modules() for name, v in vars(m).items() if isinstance(v, _PLAIN) and name not in _MOVES
-    ]
+def compiled(learner: MetaLearner, tasks: Task, way: Way, make: bool = True) -> Compiled | None:
+    """The compiled meta-step for tasks like these; when it is made, it is compared with the eager one.
+
+    make=False: None if there is none yet.
+    """
+    settings = [v for m in learner.modules() for k, v in vars(m).items() if isinstance(v, _PLAIN) and k not in _MOVES]
     device = tasks.support.x.device.type
     casts = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     kind = (way, _shapes(tasks), casts, *settings)
     found = _compiled.setdefault(learner, {}).get(kind)
-    if found is None:
-        found = Compiled(len(tasks) if way == "vmap" else 1 if way == "loop" else way)
-        found.prepare(
-            learner,
-            lambda part: torch.cat(list(pieces(learner.loss, part, "loop" if way == "loop" else "vmap"))),
-            tasks,
-        )
+    if found is None and make:
+        found = Compiled(learner, losses_by(learner, way), tasks, tasks_at_once(tasks, way))
+        _check_same(learner, tasks, way, found, tolerance=1e-2 if casts is None else 0.2)
         _compiled[learner][kind] = found
     return found
+
+
+def losses_by(learner: MetaLearner, way: Way) -> Callable[[Task], Tensor]:
+    """The losses of the tasks of one piece, [T]."""
+    return lambda tasks: torch.cat(list(pieces(learner.loss, tasks, "loop" if way == "loop" else "vmap")))
+
+
+def tasks_at_once(tasks: Task, way: Way) -> int:
+    return len(tasks) if way == "vmap" else 1 if way == "loop" else way
+
+
+def _check_same(learner: MetaLearner, tasks: Task, way: Way, step: Compiled, tolerance: float) -> None:
+    """Rounding differs; anything else does not."""
+    trained = [p for p in learner.parameters() if p.requires_grad]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        value = torch.cat(list(pieces(learner.loss, tasks, way))).sum()
+        wanted = torch.autograd.grad(value, trained, allow_unused=True)
+        torch.manual_seed(0)
+        _, found = step(learner, tasks)
+    pairs = [(a, b) for a, b in zip(wanted, found, strict=True) if a is not None and b is not None]
+    length = sum(float(a.square().sum()) for a, _ in pairs) ** 0.5
+    off = sum(float((a - b).square().sum()) for a, b in pairs) ** 0.5
+    if [a is None for a in wanted] != [b is None for b in found] or not off <= tolerance * length + 1e-12:
+        raise NotCompiled(f"its gradient is off by {off / max(length, 1e-12):.1g} of its length")
 
 
 def meta_backward(

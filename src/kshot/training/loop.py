@@ -21,6 +21,7 @@ from kshot.evaluation import HIGHER_IS_BETTER, Evaluation, evaluate, refuse_seen
 from kshot.learner import MetaLearner, check_learner
 from kshot.settings import suggestion
 from kshot.training import checkpoint
+from kshot.training.compiling import Compiling
 from kshot.training.distributed import RankLost, Ranks, process_group
 from kshot.training.options import Training
 from kshot.training.origin import check_same, origin, settings_of
@@ -61,6 +62,7 @@ def fit(
     optimizer ('adam', 'adamw', 'sgd', or a function of the parameters), lr (0.001), weight_decay (0).
     schedule ('constant', 'cosine', 'linear'), warmup (0 steps), clip (None: the largest norm of the meta-gradient).
     precision: 'fp32', or 'bf16-mixed' for autocast. vectorize: as in meta_loss.
+    compile ('auto'): the steps by torch.compile; 'auto' where the steps to come pay for it, and it says so.
     device: None where the learner is, 'auto' a GPU if there is one (under torchrun each rank its own), or 'cuda:1' and so on.
     """
     training, trained = begin(learner, Training, settings)
@@ -119,10 +121,12 @@ class Run:
         self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
         self.step, self.best = 0, math.inf
         self.losses: list[float] = []  # since the last line of the log
+        self.writers: Writers | None = None
         self.best_weights: dict[str, torch.Tensor] = {}
         if not learner.seen and (out is None or not (out / checkpoint.LAST).is_file()):
             learner.meet(tasks)  # one that has been trained before keeps what it learned
         self.way: Way | None = None
+        self.compiling = Compiling(training.compile, self._say)
         ranks.same_start(learner)
         learner.seen = learner.seen | identities(tasks)
         self.settings = settings_of(learner, tasks, validate, training)
@@ -139,6 +143,7 @@ class Run:
         t = self.t
         self.learner.train()
         writers = Writers(self.out, t.steps, self.step, show=show, tensorboard=tensorboard, active=self.ranks.first)
+        self.writers = writers
         with writers, _stop_signals() as stop:
             since, first = time.perf_counter(), self.step
             for batch in self.batches():
@@ -171,7 +176,7 @@ class Run:
         self.learner.features = tuple(batch.support.x.shape[2:])
         if self.way is None:
             self.way = self.ranks.agree(choose(self.learner, batch, t.vectorize))
-        torch.manual_seed(seeded(t.seed, self.step, self.ranks.rank).initial_seed())  # for dropout
+        self._seed(seeded(t.seed, self.step, self.ranks.rank).initial_seed())
         for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
             group["lr"] = lr * t.lr_factor(self.step)
         self.learner.progress = self.step / t.steps
@@ -182,18 +187,31 @@ class Run:
         self.step += 1
         return found
 
+    def _seed(self, seed: int) -> None:
+        """For dropout. torch.manual_seed would also queue a call, with its traceback, for each kind of device there is not."""
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
     def update(self, batch: Task, way: Way, stop: threading.Event) -> tuple[float, float, bool]:
         """Move the learner along one meta-gradient."""
         t = self.t
         self.optimizer.zero_grad()
         with self._autocast():
-            value = meta_backward(self.learner, batch, way, t.meta_batch)
+            step = self.compiling.step(self.learner, batch, way, t.steps - self.step)
+            start = time.perf_counter()
+            value = meta_backward(self.learner, batch, way, t.meta_batch, step)
+            self.compiling.took(time.perf_counter() - start)
         loss, stops = self.ranks.sum_gradients(self.trained, float(value), float(stop.is_set()))
         norm = float(nn.utils.clip_grad_norm_(self.trained, t.clip if t.clip is not None else math.inf))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(self.diagnosis(batch, loss, norm))
         self.optimizer.step()
         return loss, norm, stops > 0
+
+    def _say(self, line: str) -> None:
+        if self.ranks.first and self.writers is not None:
+            self.writers.say(line)
 
     def batches(self) -> Iterator[Task]:
         """This rank's share of each step's tasks, the next one drawn in the background."""
@@ -255,6 +273,7 @@ class Run:
             "losses": self.losses,
             "best": self.best if math.isfinite(self.best) else None,
             "vectorize": self.way,
+            "compile": self.compiling.chosen,
             "settings": self.settings,
             "optimizer": {"groups": optimizer["param_groups"], "scalars": scalars},
         }
@@ -278,6 +297,7 @@ class Run:
         check_same(out, state["settings"], self.settings, self.t)
         checkpoint.fill(self.learner, tensors, out)
         self.step, self.way, self.losses = state["step"], state["vectorize"], state["losses"]
+        self.compiling.chosen = state["compile"]
         self.best = math.inf if state["best"] is None else state["best"]
         slots: dict[int, dict[str, Any]] = {}
         for key, value in {**tensors, **state["optimizer"]["scalars"]}.items():

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -13,13 +14,14 @@ from torch import nn
 from torch.optim import Optimizer
 
 from kshot.settings import suggestion
+from kshot.training.compiling import Compile
 from kshot.types import InputError
 from kshot.vectorize import Vectorize
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
+    "adam": partial(torch.optim.Adam, fused=True),
+    "adamw": partial(torch.optim.AdamW, fused=True),
     "sgd": torch.optim.SGD,
 }
 
@@ -39,6 +41,7 @@ class Training:
     clip: float | None = None
     precision: Literal["fp32", "bf16-mixed"] = "fp32"
     vectorize: Vectorize = "auto"
+    compile: Compile = "auto"
     validate_every: int | None = None
     validate_episodes: int = 200
     save_every: int | None = None
@@ -66,6 +69,8 @@ class Training:
             )
         if isinstance(self.optimizer, str) and self.optimizer not in OPTIMIZERS:
             raise InputError(f"optimizer {self.optimizer!r} is not known: {suggestion(self.optimizer, OPTIMIZERS)}")
+        if self.compile not in (True, False, "auto"):
+            raise InputError(f"compile={self.compile!r} is not known: choose true, false or 'auto'")
         for name, known in (("schedule", ("constant", "cosine", "linear")), ("precision", ("fp32", "bf16-mixed"))):
             if getattr(self, name) not in known:
                 raise InputError(f"{name} {getattr(self, name)!r} is not known: choose one of {', '.join(known)}")

@@ -67,6 +67,11 @@ class Writers:
         """`step` steps are done."""
         self._bar.update(self._row, completed=step)
 
+    def say(self, line: str) -> None:
+        """A sentence above the bar."""
+        if self._show:
+            self._bar.console.print(line, highlight=False)
+
     def log(self, step: int, **numbers: float) -> None:
         """One line of metrics.jsonl, complete or absent."""
         if self._file is not None:
