@@ -7,10 +7,13 @@ what happens next.
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from dataclasses import replace
+from functools import cache, reduce
 from typing import Any
 
 import torch
@@ -22,6 +25,7 @@ from kshot.functional import standing_in
 from kshot.learner import MetaLearner
 from kshot.types import InputError, Task
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 Losses = Callable[[Task], Tensor]  # of some tasks, [T]
 Recorded = Callable[..., Sequence[Any]]
 Gradient = list[Tensor | None]  # one for each trained parameter
@@ -34,43 +38,63 @@ class NotCompiled(RuntimeError):
 class Compiled:
     """(learner, tasks) -> (their losses, summed; the gradient in the learner's trained parameters).
 
-    size: how many tasks are compiled as one; more are run one piece after the other.
+    size: how many tasks are compiled as one; more are run in pieces, on a CPU side by side.
     """
 
     def __init__(self, learner: MetaLearner, losses: Losses, tasks: Task, size: int) -> None:
         """Made for as many tasks of this shape; torch.compile does its part when it is first called."""
         self.size = size
+        self._pool = _pool(torch.get_num_threads()) if size < len(tasks) and not tasks.support.x.is_cuda else None
         self._made: dict[int, Recorded] = {}
         for few in {min(size, len(tasks)), len(tasks) % size} - {0}:
             recorded = record(learner, losses, tasks[:few])
-            self._made[few] = torch.compile(recorded, dynamic=False, options=_options(tasks))
+            self._made[few] = torch.compile(recorded, dynamic=False, options=self._options(tasks))
+            if self._pool is not None:  # compiled in one of its threads before two want to
+                self._pool.submit(self._run, inputs(learner, tasks[:few]), few).result()
+
+    def _options(self, tasks: Task) -> dict[str, Any]:
+        """On a GPU one launch for all kernels, on a CPU one call; and the random numbers of eager mode."""
+        if tasks.support.x.is_cuda:
+            return {"fallback_random": True, "triton.cudagraphs": True}
+        threads = {"cpp.threads": 1} if self._pool is not None else {}
+        return {"fallback_random": True, "cpp_wrapper": True, **threads}
 
     def __call__(self, learner: MetaLearner, tasks: Task) -> tuple[Tensor, Gradient]:
-        own, device = _tensors(learner), tasks.support.x.device.type
-        casting = torch.is_autocast_enabled(device)  # its casts are recorded
-        with torch.no_grad(), torch.autocast(device, enabled=False) if casting else nullcontext():
-            if len(tasks) <= self.size:
-                loss, *total = self._call(self._made[len(tasks)], *own, *_leaves(tasks))
-                return loss, total
-            loss, total = 0.0, []
-            for start in range(0, len(tasks), self.size):
-                part = tasks[start : start + self.size]
-                value, *grads = self._call(self._made[len(part)], *own, *_leaves(part))
-                loss = loss + value
-                total = [_plus(a, b) for a, b in zip(total, grads, strict=True)] if total else grads
+        own = _tensors(learner)
+        if len(tasks) <= self.size:
+            loss, *total = self._run([*own, *_leaves(tasks)], len(tasks))
+            return loss, total
+        parts = [tasks[start : start + self.size] for start in range(0, len(tasks), self.size)]
+        if self._pool is None:
+            loss, *total = self._sum(own, parts)
+        else:  # each thread its share of the pieces, which it adds up itself: the same sum whichever is done first
+            threads = min(self._pool._max_workers, len(parts))
+            shares = self._pool.map(self._sum, [own] * threads, [parts[i::threads] for i in range(threads)])
+            loss, *total = reduce(_plus, shares)
         return loss, total
 
-    @staticmethod
-    def _call(made: Recorded, *tensors: Tensor) -> Sequence[Any]:
+    def _sum(self, own: list[Tensor], parts: Sequence[Task]) -> Sequence[Any]:
+        return reduce(_plus, (self._run([*own, *_leaves(part)], len(part)) for part in parts))
+
+    def _run(self, tensors: list[Tensor], size: int) -> Sequence[Any]:
+        device = tensors[-1].device.type
+        casting = torch.is_autocast_enabled(device)  # its casts are recorded
         try:
-            return made(*tensors)
+            with torch.no_grad(), torch.autocast(device, enabled=False) if casting else nullcontext():
+                return self._made[size](*tensors)
         except torch._dynamo.exc.TorchDynamoException as error:  # such as that there is no compiler of C++
             raise NotCompiled(_line(error)) from error
 
 
-def _options(tasks: Task) -> dict[str, Any]:
-    """On a GPU one launch for all kernels, on a CPU one call; and the random numbers of eager mode."""
-    return {"fallback_random": True, "triton.cudagraphs" if tasks.support.x.is_cuda else "cpp_wrapper": True}
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Each runs with one thread of its own: compiled code holds no lock, and small tasks are better apart than shared."""
+    with suppress(AttributeError, OSError, TypeError):  # elsewhere than in glibc
+        allocator = ctypes.CDLL(None).mallopt
+        # Freed tensors stay with the process: else each goes back to the system, and the next comes page by page.
+        allocator(_TRIM_THRESHOLD, 1 << 30)
+        allocator(_MMAP_THRESHOLD, 1 << 28)
+    return ThreadPoolExecutor(threads, "kshot-step", initializer=torch.set_num_threads, initargs=(1,))
 
 
 def forecast(recorded: GraphModule, *tensors: Tensor) -> tuple[float, float]:
@@ -166,8 +190,8 @@ def _task(like: Task, leaves: Sequence[Tensor]) -> Task:
     return Task(replace(like.support, x=support_x, y=support_y), replace(like.query, x=query_x, y=query_y), *classes)
 
 
-def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return b if a is None else a if b is None else a + b
+def _plus(a: Sequence[Any], b: Sequence[Any]) -> Sequence[Any]:
+    return [y if x is None else x if y is None else x + y for x, y in zip(a, b, strict=True)]
 
 
 def _line(error: Exception) -> str:

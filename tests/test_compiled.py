@@ -1,0 +1,272 @@
+"""Compiled meta-steps: recordings are the learner's own loss and gradient, for weights and tasks that they were not made from."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import kshot
+from kshot import InputError, MetaLearner, Task, meta_loss
+from kshot.compiled import NotCompiled, forecast, inputs, record
+from kshot.models import MLP
+from kshot.rules import SGD
+from kshot.tasks import Sinusoids
+from kshot.training import compiling
+from kshot.vectorize import compiled, losses_by, meta_backward
+from tests.conftest import classification
+from tests.test_hypergradients import Transformer
+from tests.test_laws import CASES
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None and shutil.which("c++") is None, reason="torch.compile needs a compiler of C++"
+)
+
+
+def maml(**choices: object) -> kshot.MAML:
+    return kshot.MAML(MLP(4, (6,), 3), rule=SGD(0.1), **choices)  # type: ignore[arg-type]
+
+
+def shaken(learner: MetaLearner) -> None:
+    g = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for p in learner.parameters():
+            p += 0.1 * torch.randn(p.shape, generator=g, dtype=p.dtype)
+
+
+def eager(learner: MetaLearner, tasks: Task, way: str) -> list[Tensor]:
+    return _with_gradient(learner, meta_loss(learner, tasks, way))  # type: ignore[arg-type]
+
+
+def _with_gradient(learner: MetaLearner, value: Tensor) -> list[Tensor]:
+    learner.zero_grad()
+    value.backward()
+    trained = [p for p in learner.parameters() if p.requires_grad]
+    return [value.detach(), *(torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in trained)]
+
+
+def replayed(learner: MetaLearner, tasks: Task, recorded: object) -> list[Tensor]:
+    with torch.no_grad():
+        found = recorded(*inputs(learner, tasks))  # type: ignore[operator]
+    trained = [p for p in learner.parameters() if p.requires_grad]
+    value, *grads = found
+    filled = [torch.zeros_like(p) if g is None else g for p, g in zip(trained, grads, strict=True)]
+    return [t / len(tasks) for t in (value, *filled)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_recording_is_the_learners_loss_and_gradient(name: str) -> None:
+    case = CASES[name]
+    learner, tasks, others = case.build(), case.tasks(tasks=2), case.tasks(tasks=2, seed=1)
+    if not any(p.requires_grad for p in learner.parameters()):
+        return
+    learner.progress = 0.5
+    meta_loss(learner, tasks, "loop")
+    for way in ("loop", "vmap"):
+        if learner.progress_was_read:
+            with pytest.raises(NotCompiled, match="progress"):
+                record(learner, losses_by(learner, way), tasks)  # type: ignore[arg-type]
+            continue
+        recorded = record(learner, losses_by(learner, way), tasks)  # type: ignore[arg-type]
+        shaken(learner)
+        torch.manual_seed(3)
+        wanted = eager(learner, others, way)
+        torch.manual_seed(3)
+        torch.testing.assert_close(replayed(learner, others, recorded), wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("way", ["loop", "vmap"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "unrolled",
+        "mixed-mode",
+        "checkpoint:2",
+        "first-order",
+        "truncated:1",
+        "finite-difference",
+        "implicit:cg",
+        "implicit:neumann",
+        "evolution",
+    ],
+)
+def test_every_hypergradient_can_be_recorded(how: str, way: str) -> None:
+    tasks = classification(features=(1, 16, 16), tasks=2)
+    learner = kshot.MAML(Transformer(), rule=SGD(0.1), steps=3, hypergradient=how).double()
+    meta_loss(learner, tasks, "loop")
+    recorded = record(learner, losses_by(learner, way), tasks)  # type: ignore[arg-type]
+    shaken(learner)
+    torch.manual_seed(3)
+    wanted = eager(learner, tasks, way)
+    torch.manual_seed(3)
+    torch.testing.assert_close(replayed(learner, tasks, recorded), wanted, rtol=1e-9, atol=1e-9)
+
+
+class Looks(nn.Module):
+    """Decides by a value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear(x)
+        return out if float(x.sum()) > 0 else -out
+
+
+def test_what_looks_at_values_is_not_compiled() -> None:
+    learner, tasks = kshot.MAML(Looks(), rule=SGD(0.1)).double(), classification()
+    with pytest.raises(InputError, match=r"cannot be compiled \(.+\): leave out compile=True"):
+        meta_loss(learner, tasks, "loop", compile=True)
+    meta_loss(learner, tasks, "loop").backward()  # and eagerly it goes on
+
+
+@needs_compiler
+@pytest.mark.parametrize("way", ["vmap", 2])
+def test_compiled_is_eager(way: object) -> None:
+    """2 of 5 tasks at a time: the last piece is smaller, and pieces run side by side."""
+    learner, tasks = maml(), _floats(classification(tasks=5))
+    for _ in range(2):
+        wanted = eager(learner, tasks, "loop")
+        value = meta_loss(learner, tasks, way, compile=True)  # type: ignore[arg-type]
+        torch.testing.assert_close(_with_gradient(learner, value), wanted, rtol=1e-5, atol=1e-6)
+        shaken(learner)
+    step = compiled(learner, tasks, way)  # type: ignore[arg-type]
+    learner.zero_grad()
+    for _ in range(2):  # adds to what is there
+        meta_backward(learner, tasks, way, step=step)  # type: ignore[arg-type]
+    again = [p.grad / 2 for p in learner.parameters() if p.grad is not None]
+    torch.testing.assert_close(again, eager(learner, tasks, "loop")[1:], rtol=1e-5, atol=1e-6)
+
+
+@needs_compiler
+def test_a_changed_setting_is_compiled_anew() -> None:
+    learner, tasks = maml(), _floats(classification())
+    one = meta_loss(learner, tasks, "vmap", compile=True).detach()
+    learner.steps = 2
+    torch.testing.assert_close(
+        meta_loss(learner, tasks, "vmap", compile=True).detach(), meta_loss(learner, tasks, "vmap").detach()
+    )
+    assert not torch.equal(one, meta_loss(learner, tasks, "vmap", compile=True).detach())
+
+
+@needs_compiler
+def test_dropout_draws_what_it_draws_eagerly() -> None:
+    model = nn.Sequential(MLP(4, (6,)), nn.Dropout(0.5), nn.Linear(6, 3))
+    learner, tasks = kshot.MAML(model, rule=SGD(0.1)), _floats(classification())
+    meta_loss(learner, tasks, "vmap", compile=True)
+    torch.manual_seed(5)
+    wanted = meta_loss(learner, tasks, "vmap").detach()
+    torch.manual_seed(5)
+    torch.testing.assert_close(meta_loss(learner, tasks, "vmap", compile=True).detach(), wanted)
+
+
+def _floats(tasks: Task) -> Task:
+    def halved(b: kshot.Batch) -> kshot.Batch:
+        return kshot.Batch(b.x.float(), b.y if b.ways else b.y.float(), b.ways)
+
+    return Task(halved(tasks.support), halved(tasks.query))
+
+
+def trained(steps: int, out: Path | None = None, **settings: object) -> list[Tensor]:
+    torch.manual_seed(0)
+    learner = kshot.MAML(MLP(1, (6,), 1), loss="mse", rule=SGD(0.1))
+    kshot.fit(
+        learner,
+        Sinusoids(shots=5, queries=5),
+        steps=steps,
+        meta_batch=4,
+        vectorize="vmap",
+        out=out,
+        progress=False,
+        save_every=3,
+        **settings,
+    )
+    return [p.detach().clone() for p in learner.parameters()]
+
+
+@needs_compiler
+def test_fit_compiles_and_goes_on_to_the_bit(tmp_path: Path) -> None:
+    whole = trained(6, tmp_path / "whole", compile=True)
+    torch.testing.assert_close(whole, trained(6, compile=False), rtol=1e-4, atol=1e-5)
+    trained(3, tmp_path / "parts", compile=True)
+    for a, b in zip(whole, trained(6, tmp_path / "parts", compile=True), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_auto_compiles_where_it_pays_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    learner, tasks = maml(), _floats(classification())
+    way = compiling.Compiling("auto", said.append)
+    for _ in range(compiling.TIMED):
+        assert way.step(learner, tasks, "vmap", 10**6) is None
+        way.took(0.001)
+    monkeypatch.setattr(compiling, "compiled", lambda *given, **named: lambda learner, tasks: None)
+    monkeypatch.setattr(compiling, "forecast", lambda *given: (30.0, 0.0005))
+    assert way.step(learner, tasks, "vmap", 10**6) is not None
+    assert way.chosen is True
+    assert "to save about 500 s of 1000 s" in said[0]
+    assert "compiled in" in said[1]
+
+
+@pytest.mark.parametrize(("left", "then"), [(1000, 0.0), (10**6, 0.00095)])
+def test_auto_leaves_it_where_it_does_not_pay(left: int, then: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too few steps, or too small a gain."""
+    learner, tasks = maml(), _floats(classification())
+    way = compiling.Compiling("auto", lambda line: pytest.fail(line))
+    for _ in range(compiling.TIMED):
+        way.step(learner, tasks, "vmap", left)
+        way.took(0.001)
+    monkeypatch.setattr(compiling, "forecast", lambda *given: (30.0, then))
+    assert way.step(learner, tasks, "vmap", left) is None
+    assert way.chosen is False
+
+
+def test_what_cannot_be_compiled_goes_on_eagerly_and_says_why() -> None:
+    said: list[str] = []
+    learner, tasks = kshot.MAML(Looks(), rule=SGD(0.1)), _floats(classification())
+    way = compiling.Compiling("auto", said.append)
+    for _ in range(compiling.TIMED):
+        way.step(learner, tasks, "loop", 10**6)
+        way.took(0.001)
+    assert way.step(learner, tasks, "loop", 10**6) is None
+    assert way.chosen is False
+    assert said[0].startswith("the steps are not compiled: ")
+    with pytest.raises(InputError, match="compile=True: this meta-step cannot be compiled"):
+        compiling.Compiling(True, said.append).step(learner, tasks, "loop", 10)
+
+
+def test_a_wrong_compilation_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, tasks = maml(), _floats(classification())
+    wrong = lambda recorded, **named: lambda *tensors: [None if t is None else 1.1 * t for t in recorded(*tensors)]  # noqa: E731
+    monkeypatch.setattr(torch, "compile", wrong)
+    with pytest.raises(InputError, match=r"its gradient is off by 0\.1 of its length"):
+        meta_loss(learner, tasks, "vmap", compile=True)
+
+
+def test_tasks_of_many_shapes_are_compiled_for_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda recorded, **named: recorded)
+    learner, way = maml(), compiling.Compiling(True, lambda line: None)
+    found = [way.step(learner, _floats(classification(shots=k)), "vmap", 10) for k in (1, 2, 3, 4, 5, 1)]
+    assert [step is not None for step in found] == [True] * 4 + [False, True]
+
+
+def test_the_forecast_times_what_is_left() -> None:
+    learner, tasks = maml(), _floats(classification())
+    meta_loss(learner, tasks, "vmap")
+    recorded = record(learner, losses_by(learner, "vmap"), tasks)
+    cost, seconds = forecast(recorded, *inputs(learner, tasks))
+    assert cost > 15
+    assert 0 < seconds < 0.1
+
+
+def test_compile_takes_true_false_or_auto() -> None:
+    with pytest.raises(InputError, match="compile='yes' is not known: choose true, false or 'auto'"):
+        trained(1, compile="yes")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trained(1, compile=False)
