@@ -1,6 +1,6 @@
 """The meta-loss and its gradient as one compiled function.
 
-It is recorded from one run on real tasks, below all transforms and below autograd: a flat list of operations on tensors, which
+It is recorded from one run without numbers, below all transforms and below autograd: a flat list of operations on tensors, which
 torch.compile takes without questions. So any learner and any hypergradient will do, as long as no value of a tensor decides
 what happens next.
 """
@@ -138,18 +138,27 @@ def record(learner: MetaLearner, losses: Losses, tasks: Task) -> GraphModule:
         return value.detach(), *(None if g is None else g.detach() for g in grads)
 
     learner.progress_was_read = False
-    try:
-        with torch.random.fork_rng():  # recording is one run, and no run of anybody's
-            recorded = make_fx(step)(*inputs(learner, tasks))
-    except InputError:
-        raise
-    except Exception as error:  # eager mode may still be able to do whatever this is
-        raise NotCompiled(_line(error)) from error
+    recorded = _traced(step, inputs(learner, tasks))
     if learner.progress_was_read:
         raise NotCompiled("its loss changes with the progress of the training")
     recorded.graph.eliminate_dead_code()
     recorded.recompile()
     return recorded
+
+
+def _traced(step: Callable[..., Any], given: list[Tensor]) -> GraphModule:
+    for tracing in (
+        "fake",
+        "real",
+    ):  # without numbers is quicker, and cannot do forward derivatives under vmap (torch 2.13)
+        try:
+            with torch.random.fork_rng():
+                return make_fx(step, tracing_mode=tracing)(*given)
+        except InputError:
+            raise
+        except Exception as error:  # eager mode may still be able to do whatever this is
+            reason = error
+    raise NotCompiled(_line(reason)) from reason
 
 
 class Known(torch.autograd.Function):

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kshot.types import Batch, InputError, Task
+from kshot.types import Batch, InputError, Task, one_hot
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -21,7 +21,7 @@ def mse_loss(outputs: Tensor, y: Tensor) -> Tensor:
 
 def squared_scores(outputs: Tensor, y: Tensor) -> Tensor:
     """Mean over queries and classes of (σ(score) − [right])²: what relation networks are trained by."""
-    return (outputs.sigmoid() - F.one_hot(y, outputs.shape[1]).to(outputs.dtype)).square().mean()
+    return (outputs.sigmoid() - one_hot(y, outputs.shape[1]).to(outputs.dtype)).square().mean()
 
 
 # The losses that a recipe can name and a saved learner can carry; any callable serves from Python.

@@ -186,6 +186,11 @@ def is_concrete(batch: Batch) -> bool:
     return not traced and not any(wrapped(t) for t in (batch.x, batch.y))
 
 
+def one_hot(y: Tensor, ways: int) -> Tensor:
+    """[…] class numbers -> […, N] of 0 and 1, as torch's, but without a look at the values, which what traces cannot do."""
+    return (y.unsqueeze(-1) == torch.arange(ways, device=y.device)).to(y.dtype)
+
+
 def _check_kind(task: object) -> None:
     if not isinstance(task, Task):
         raise InputError(f"a Task(support, query) is needed, found {type(task).__name__}: build one from two Batches")

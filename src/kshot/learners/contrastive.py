@@ -6,12 +6,12 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, one_hot, relu
+from torch.nn.functional import normalize, relu
 
 from kshot.functional import BatchNormPolicy
 from kshot.learners.embedding import EmbeddingLearner
 from kshot.rules.descent import root
-from kshot.types import Batch, InputError, Task, check_positive
+from kshot.types import Batch, InputError, Task, check_positive, one_hot
 
 
 class Remembered(NamedTuple):

@@ -7,11 +7,10 @@ from abc import abstractmethod
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 from kshot.functional import BatchNormPolicy
 from kshot.learners.embedding import EmbeddingLearner
-from kshot.types import Batch, check_positive
+from kshot.types import Batch, check_positive, one_hot
 
 
 class LinearHead(EmbeddingLearner):

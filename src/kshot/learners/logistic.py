@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 from kshot.functional import BatchNormPolicy
 from kshot.learners.linear_head import LinearHead, identity
+from kshot.types import one_hot
 
 ITERATIONS = 15  # Newton's method doubles the right digits with each
 STRIDES = (1.0, 0.5, 0.25, 0.1, 0.02)

@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import normalize
 
 from kshot.functional import BatchNormPolicy
 from kshot.learners.embedding import EmbeddingLearner, width
 from kshot.recurrent import LSTMCell, read
-from kshot.types import Batch, InputError, check_positive, check_whole
+from kshot.types import Batch, InputError, check_positive, check_whole, one_hot
 
 
 class Matched(NamedTuple):

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, one_hot, softplus
+from torch.nn.functional import cross_entropy, softplus
 
 from kshot.functional import BatchNormPolicy
 from kshot.learner import mse_loss
 from kshot.learners.embedding import EmbeddingLearner, width
-from kshot.types import Batch, InputError, Task, check_support, check_whole
+from kshot.types import Batch, InputError, Task, check_support, check_whole, one_hot
 
 LEAST = 0.01  # of a standard deviation, so that no point can be infinitely likely
 

@@ -9,11 +9,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import normalize
 
 from kshot.functional import BatchNormPolicy
 from kshot.learners.embedding import EmbeddingLearner
-from kshot.types import Batch, InputError
+from kshot.types import Batch, InputError, one_hot
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # ([Q, 1, D], [1, N, D]) -> [Q, N]
 

@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize, one_hot
+from torch.nn.functional import cross_entropy, normalize
 
 from kshot.functional import BatchNormPolicy
 from kshot.learner import mse_loss
 from kshot.learners.embedding import EmbeddingLearner, width
 from kshot.recurrent import LSTMCell, Memory
-from kshot.types import Batch, InputError, Task, check_support, check_whole
+from kshot.types import Batch, InputError, Task, check_support, check_whole, one_hot
 
 SHARPNESS = 10.0  # of recalling: one over the temperature of the attention
 

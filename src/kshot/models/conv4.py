@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kshot.models.norm import Norm, normalization
-from kshot.types import InputError
+from kshot.types import InputError, inside_transform
 
 
 class Conv4(nn.Module):
@@ -90,7 +90,8 @@ class OneChannel(nn.Conv2d):
         examples, h, w = patches.shape[:3]
         weight = self.weight.reshape(self.out_channels, 9).t().contiguous()  # or its gradient is a slower product
         maps = F.linear(patches.reshape(-1, 9), weight.t(), self.bias)
-        return maps.reshape(examples, h, w, self.out_channels).permute(0, 3, 1, 2)
+        maps = maps.reshape(examples, h, w, self.out_channels).permute(0, 3, 1, 2)
+        return maps.contiguous() if inside_transform() else maps  # where the layout may not be asked for
 
 
 def check_sizes(model: str, **sizes: int | None) -> None:
