@@ -205,8 +205,8 @@ def report(run: Run, seed: Seed = 0) -> None:
 @sentences
 def examine(
     target: Annotated[str, typer.Argument(help="The folder of a run; or a recipe, for its new learner.")],
-    steps: Annotated[int | None, typer.Option(help="Inner steps.  [default: the learner's own]")] = None,
-    tasks: Annotated[int, typer.Option(help="Training tasks to look at.")] = 8,
+    steps: Annotated[int | None, typer.Option(min=1, help="Inner steps.  [default: the learner's own]")] = None,
+    tasks: Annotated[int, typer.Option(min=2, help="Training tasks to look at.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of these tasks.")] = 0,
     change: Changes = [],  # noqa: B006
     as_json: Annotated[
@@ -223,7 +223,7 @@ def examine(
     if to is not None:
         need_matplotlib()
     recipe, learner, source = _patient(target, change)
-    with Progress(console=err, transient=True) as bar:
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
         row = bar.add_task("examining", total=None)
         found = doctor.diagnose(
             learner, source, count=tasks, steps=steps, seed=seed,
@@ -236,7 +236,7 @@ def examine(
     if to is None and Path(target).is_dir():
         to = Path(target) / "doctor.png"
     if to is not None:
-        atomic.write(to, picture_of_diagnosis(found, recipe.about or recipe.name))
+        atomic.write(to, picture_of_diagnosis(found, recipe.name))
         out.print(f"picture: [bold]{to}[/]")
 
 

@@ -62,5 +62,15 @@ def available_memory(device: torch.device | str = "cpu") -> float:
     return min(free, float(limit[0]) - float(used[0])) if used and limit and limit[0] != "max" else free
 
 
+def in_bytes(count: float | None) -> str:
+    """4.1 MB."""
+    if count is None:
+        return ""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.{0 if count >= 100 * factor else 1}f} {unit}"
+    return f"{count:.0f} B"
+
+
 def _words(file: str) -> list[str]:
     return Path(file).read_text().split() if Path(file).is_file() else []

@@ -8,11 +8,12 @@ from kshot.doctor.findings import Diagnosis, Mode
 
 GROWS = 10.0  # an inner gradient that grows so much runs away
 ALIKE = 0.95  # a meta-gradient of at least this cosine, on every task, is as good as the exact one
+SAME = 0.999  # what is exact but for dropout, of which it draws another mask, is not
 LENGTHS = (0.5, 2.0)  # within which it is as long; Adam as outer optimizer does not see a common factor at all
 CHEAPER = 0.8  # of the time: less is not worth a bias
 SMALLER = 0.5  # of the memory: so much is worth …
 SLOWER = 1.5  # … this much time
-CAVEAT = " So it is at these initial weights: ask again of the trained run."
+CAVEAT = " This holds at the initial weights: ask again of the trained run."
 
 
 def recommend(d: Diagnosis) -> str:
@@ -83,7 +84,7 @@ def _mode(d: Diagnosis) -> str | None:
     nearest = max((m.cosine.low for m in d.modes if not m.exact and m.cosine), default=1.0)
     bias = "a biased one is hardly cheaper"
     if nearest < ALIKE:
-        bias = f"the nearest of those that are not has cosine down to {nearest:.3f}"
+        bias = f"the best of the biased ones falls to a cosine of {nearest:.3f}"
     if exact is unrolled:
         return f"{_take(d, exact)}: it is exact, and {bias}."
     if unrolled.why:
@@ -108,7 +109,7 @@ def _meta_batch(d: Diagnosis) -> str | None:
 
 def _exact(d: Diagnosis) -> Mode:
     """The first that could be taken, which is unrolled where it fits, unless another has half the memory at little more time."""
-    able = [m for m in d.modes if m.exact and m.why is None]
+    able = [m for m in d.modes if m.exact and m.why is None and m.cosine and m.cosine.low > SAME]
     small = [m for m in able if _bytes(m) <= SMALLER * _bytes(able[0]) and _seconds(m) <= SLOWER * _seconds(able[0])]
     return min(small, key=_bytes, default=able[0])
 

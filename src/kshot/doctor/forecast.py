@@ -35,16 +35,18 @@ class Memory:
 
     def forecast(self, way: Hypergradient, steps: int) -> Forecast:
         """Without having measured at more than a few steps."""
-        seen, at = self._line(way)
+        seen, at = self._line(way, steps)
         return Forecast(steps, seen, [at(s) for s in range(1, steps + 1)])
 
-    def _line(self, way: Hypergradient) -> tuple[list[tuple[int, int]], Line]:
+    def _line(self, way: Hypergradient, steps: int) -> tuple[list[tuple[int, int]], Line]:
         if isinstance(way, Truncated) and way.last > 1:
-            (seen, short), (_, whole) = self._line(Truncated(1)), self._line(Unrolled())
+            (seen, short), (_, whole) = self._line(Truncated(1), steps), self._line(Unrolled(), steps)
             last = way.last
             return seen, lambda s: whole(s) if s <= last else short(s) + whole(last) - whole(1)
-        every = way.every if isinstance(way, Checkpoint) else 1
-        few = (every, 2 * every) if isinstance(way, Checkpoint) else FEW
-        (a, low), (b, high) = seen = [(steps, self.peak(way, steps)) for steps in few]
+        every, few = 1, FEW
+        if isinstance(way, Checkpoint) and way.every < steps:
+            every = way.every
+            few = (2 * every, 3 * every) if 3 * every <= steps else (every, 2 * every)
+        (a, low), (b, high) = seen = [(s, self.peak(way, s)) for s in few]
         slope = (high - low) * every / (b - a)
         return seen, lambda s: low + slope * (math.ceil(s / every) - a / every)

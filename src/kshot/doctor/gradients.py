@@ -79,7 +79,9 @@ def by_module(learner: MetaLearner, found: list[Gradient]) -> dict[str, float]:
 
 def inner_steps(learner: GradientLearner, tasks: Task, steps: int) -> list[Step]:
     """The support's loss, its gradient's norm, and the query's loss, along the way."""
-    paths = torch.tensor([_path(learner, tasks[i], steps) for i in range(len(tasks))])  # [T, steps + 1, 3]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # dropout's
+        paths = torch.tensor([_path(learner, tasks[i], steps) for i in range(len(tasks))])  # [T, steps + 1, 3]
     return [Step(step, *row) for step, row in enumerate(paths.double().mean(0).tolist())]
 
 

@@ -25,7 +25,7 @@ def silent(
     ]
     by_support = _support_reaches(learner, task)
     off: str | None = None
-    for name in found[0]:
+    for name in found[0] if found else ():
         own = [g[name] for g in found]
         size = learner.get_parameter(name).numel()
         if any(g is not None and not g.isfinite().all() for g in own):

@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from kshot.doctor.findings import Diagnosis, Mode, Range
+from kshot.doctor.findings import Diagnosis, Range
+from kshot.memory import in_bytes
 
 SHOWN = 12  # inner steps, and modules
 
@@ -27,6 +28,7 @@ def _parts(d: Diagnosis) -> Iterator[RenderableType]:
         yield _inner(d)
     if d.modes:
         yield _modes(d)
+        yield _memory(d)
     if d.modules:
         yield _modules(d)
     if d.silent:
@@ -34,68 +36,64 @@ def _parts(d: Diagnosis) -> Iterator[RenderableType]:
     yield Text.assemble(("recommendation  ", "bold cyan"), (d.recommendation, "bold"))
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="cyan", box=None, pad_edge=False, header_style="dim")
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     return table
 
 
+def _section(title: str, table: Table, *notes: str) -> RenderableType:
+    return Group(Text(title, "cyan"), table, *(Text(note, "dim") for note in notes), "")
+
+
 def _inner(d: Diagnosis) -> RenderableType:
-    table = _table("the inner loop: means over tasks", "after step", "gradient norm", "support loss", "query loss")
+    table = _table("after step", "gradient norm", "support loss", "query loss")
     every = math.ceil((len(d.inner) - 1) / SHOWN) or 1
     for s in d.inner:
         if s.step % every == 0 or s is d.inner[-1]:
             table.add_row(str(s.step), *(_number(v) for v in (s.gradient, s.support_loss, s.query_loss)))
-    return Group(table, "")
+    return _section("the inner loop, mean over tasks", table)
 
 
 def _modes(d: Diagnosis) -> RenderableType:
-    far = next(m.forecast.steps for m in d.modes if m.forecast)
-    table = _table(
-        f"the meta-gradient of one task, and its memory at {far} steps: forecast, measured",
-        "hypergradient", "cosine", "length", "time", "memory", "forecast", "measured", "off", "a step",
-    )  # fmt: skip
+    table = _table("hypergradient", "cosine", "length", "time", "memory")
     for m in d.modes:
-        mark = (
-            f"[bold]{escape(m.hypergradient)}[/] ←" if m.hypergradient == d.hypergradient else escape(m.hypergradient)
-        )
+        own = m.hypergradient == d.hypergradient
         if m.why is None:
-            table.add_row(mark, _range(m.cosine), _range(m.ratio), _time(m.seconds), size(m.memory), *_forecast(m))
-    notes = [Text(f"{m.hypergradient}: {m.why}", style="dim") for m in d.modes if m.why]
-    return Group(
-        table,
-        Text("← as it is trained. cosine, length: against the exact one, (lowest, highest) of the tasks", "dim"),
-        *notes,
-        "",
-    )
+            values = _range(m.cosine), _range(m.ratio), _time(m.seconds), in_bytes(m.memory)
+            table.add_row(f"{escape(m.hypergradient)}{' ←' if own else ''}", *values, style="bold" if own else "")
+    notes = ["← as it is trained; cosine and length against the exact one, with the lowest and highest task"]
+    notes += [f"{m.hypergradient}: {m.why}" for m in d.modes if m.why]
+    return _section(f"the meta-gradient of one task, {d.steps} inner step{'s' if d.steps != 1 else ''}", table, *notes)
 
 
-def _forecast(m: Mode) -> tuple[str, ...]:
-    f = m.forecast
-    if f is None:
-        return ()
-    off = "–" if f.deviation is None else f"{100 * f.deviation:+.0f} %"
-    return size(f.bytes), "does not fit" if f.measured is None else size(f.measured), off, size(max(0.0, f.a_step))
+def _memory(d: Diagnosis) -> RenderableType:
+    far = next(m.forecast.steps for m in d.modes if m.forecast)
+    table = _table("hypergradient", "forecast", "measured", "off", "a further step")
+    for m in d.modes:
+        if f := m.forecast:
+            off = "" if f.deviation is None else f"{100 * f.deviation:+.0f} %"
+            measured = "does not fit" if f.measured is None else in_bytes(f.measured)
+            table.add_row(escape(m.hypergradient), in_bytes(f.bytes), measured, off, in_bytes(max(0.0, f.a_step)))
+    return _section(f"its memory at {far} inner steps, forecast from a few", table)
 
 
 def _modules(d: Diagnosis) -> RenderableType:
     depth = next(k for k in range(9, 0, -1) if k == 1 or len(_grouped(d.modules, k)) <= SHOWN)
-    table = _table("the meta-gradient, mean over tasks", "module", "norm")
+    table = _table("module", "norm")
     for module, norm in _grouped(d.modules, depth).items():
         table.add_row(escape(module), _number(norm))
-    lines = []
+    notes = []
     if d.agreement:
         noise = d.agreement.noise_scale
         scale = (
-            f"as much noise as signal at {noise:.2g} tasks"
-            if noise <= 10 * d.tasks
-            else "more noise than signal in so few"
+            f"as much noise as signal at {noise:.2g} tasks" if noise <= 10 * d.tasks else "far more noise than signal"
         )
-        lines.append(Text(f"between tasks: mean cosine {d.agreement.cosine:.2f}, {scale}", "dim"))
-    if not d.modes and d.seconds is not None:
-        lines.append(Text(f"one task takes {_time(d.seconds)} and {size(d.memory)}", "dim"))
-    return Group(table, *lines, "")
+        notes.append(f"between tasks: mean cosine {d.agreement.cosine:.2f}, {scale}")
+    if not d.modes:
+        notes.append(f"one task takes {_time(d.seconds)} and {in_bytes(d.memory)} of memory")
+    return _section("the meta-gradient, mean over tasks", table, *notes)
 
 
 def _grouped(modules: dict[str, float], depth: int) -> dict[str, float]:
@@ -107,13 +105,13 @@ def _grouped(modules: dict[str, float], depth: int) -> dict[str, float]:
 
 
 def _silent(d: Diagnosis) -> RenderableType:
-    table = _table("without a gradient", "reason", "which", "numbers")
-    table.columns[1].justify = "left"
+    table = _table("reason", "numbers", "which")
+    table.columns[2].justify = "left"
     for reason, why in dict.fromkeys((s.reason, s.why) for s in d.silent):
         rows = [s for s in d.silent if (s.reason, s.why) == (reason, why)]
         names = ", ".join(s.name for s in rows[:4]) + (f" and {len(rows) - 4} more" if len(rows) > 4 else "")
-        table.add_row(reason, f"{escape(names)}\n[dim]{escape(why)}[/]", f"{sum(s.size for s in rows):,}")
-    return Group(table, "")
+        table.add_row(reason, f"{sum(s.size for s in rows):,}", f"{escape(names)}\n[dim]{escape(why)}[/]")
+    return _section("without a gradient", table)
 
 
 def _number(value: float) -> str:
@@ -121,28 +119,12 @@ def _number(value: float) -> str:
 
 
 def _range(r: Range | None) -> str:
-    return (
-        "" if r is None else f"{r.mean:.3f}" if r.low == r.high else f"{r.mean:.3f} [dim]({r.low:.2f}, {r.high:.2f})[/]"
-    )
+    if r is None:
+        return ""
+    return f"{r.mean:.3f}" if r.high - r.low < 5e-4 else f"{r.mean:.3f} ({r.low:.2f}, {r.high:.2f})"
 
 
 def _time(seconds: float | None) -> str:
     if seconds is None:
         return ""
-    return (
-        f"{seconds:.1f} s"
-        if seconds >= 1
-        else f"{1e3 * seconds:.0f} ms"
-        if seconds >= 0.01
-        else f"{1e3 * seconds:.1f} ms"
-    )
-
-
-def size(count: float | None) -> str:
-    """4.1 MB."""
-    if count is None:
-        return ""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= factor:
-            return f"{count / factor:.{0 if count >= 100 * factor else 1}f} {unit}"
-    return f"{count:.0f} B"
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{1e3 * seconds:.{0 if seconds >= 0.01 else 1}f} ms"

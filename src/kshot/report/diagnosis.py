@@ -16,24 +16,28 @@ if TYPE_CHECKING:
 
 HEIGHT = 3.7
 PANEL = 3.6  # inches of width
-LOOKS = ((ACCENT, "-"), (INK, "-"), (INK, (0, (5, 2))), (MUTED, "-"), (MUTED, (0, (5, 2))), (MUTED, (0, (1, 1.5))))
+NAMES = 0.55  # more, for those at the ends of lines
+LOOKS = tuple((colour, dash) for dash in ("-", (0, (5, 2)), (0, (1, 1.5))) for colour in (ACCENT, INK, MUTED))
 
 
 def picture(d: Diagnosis, title: str) -> bytes:
     """The PNG, with as many panels as there is to show."""
     able = [m for m in d.modes if m.why is None]
     panels = [*([_steps] if d.inner else []), *([_cosines, _memory] if able else [_modules] if d.modules else [])]
+    total = max(2, len(panels)) * PANEL + (NAMES if able else 0)
 
     def draw(figure: Figure) -> None:
-        width = figure.get_figwidth()
-        figure.text(0.28 / width, 1 - 0.42 / HEIGHT, title, fontsize=13, fontweight="bold", parse_math=False)
+        top = 1 - 0.42 / HEIGHT
+        figure.text(0.28 / total, top, title, fontsize=13, fontweight="bold", parse_math=False)
         where = "trained" if d.trained else "at its initial weights"
-        figure.text(0.28 / width, 1 - 0.68 / HEIGHT, f"{d.learner}, {where}; {d.tasks} tasks", fontsize=9, color=MUTED)
+        words = f"{d.learner}, {where}; {d.tasks} tasks"
+        figure.text(0.28 / total, top - 0.26 / HEIGHT, words, fontsize=9, color=MUTED)
+        wide = PANEL if len(panels) > 1 else 2 * PANEL
         for i, panel in enumerate(panels):
-            rect = ((0.62 + i * PANEL) / width, 0.56 / HEIGHT, (PANEL - 0.95) / width, (HEIGHT - 1.85) / HEIGHT)
-            panel(figure.add_axes(rect), d)
+            room = (0.62 + i * PANEL) / total, 0.56 / HEIGHT, (wide - 0.95) / total, (HEIGHT - 1.7) / HEIGHT
+            panel(figure.add_axes(room), d)
 
-    return canvas.png(draw, max(2, len(panels)) * PANEL, HEIGHT)
+    return canvas.png(draw, total, HEIGHT)
 
 
 def _steps(ax: Axes, d: Diagnosis) -> None:
@@ -77,7 +81,7 @@ def _memory(ax: Axes, d: Diagnosis) -> None:
     far = max(m.forecast.steps for m in rows if m.forecast)
     top = max(max(m.forecast.curve[-1], m.forecast.measured or 0) for m in rows if m.forecast)
     unit, name = next((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")) if top >= u or u == 1.0)
-    canvas.name_axes(ax, "inner steps", f"memory of one task ({name}): line forecast, circle measured")
+    canvas.name_axes(ax, "inner steps (line: forecast, ○: measured)", f"memory of one task ({name})")
     looks = dict(zip([m.hypergradient for m in rows], LOOKS * 2, strict=False))
     for m in rows:
         f = m.forecast
@@ -104,13 +108,14 @@ def _labels(ax: Axes, rows: list[Mode], looks: Mapping[str, tuple[str, object]],
     """Names at the ends of the lines, moved apart where they would meet."""
     low, high = ax.get_ylim()
     ends = sorted((m.forecast.curve[-1] / unit, m.hypergradient) for m in rows if m.forecast)
-    apart, at = 0.085 * (high - low), low
-    for value, name in ends:
-        at = max(value, at)
-        ax.annotate(
-            name, (1.04, at), xycoords=ax.get_yaxis_transform(), fontsize=7.5, va="center", color=looks[name][0]
-        )
-        at += apart
+    apart, places = 0.085 * (high - low), [low]
+    for value, _ in ends:
+        places.append(max(value, places[-1] + apart))
+    for i in range(len(places) - 1, 0, -1):  # and down again, where they stand above the top
+        places[i] = min(places[i], high - (len(places) - 1 - i) * apart)
+    for (_, name), at in zip(ends, places[1:], strict=True):
+        colour = looks[name][0]
+        ax.annotate(name, (1.04, at), xycoords=ax.get_yaxis_transform(), fontsize=7.5, va="center", color=colour)
 
 
 def _modules(ax: Axes, d: Diagnosis) -> None:

@@ -25,7 +25,7 @@ from kshot.hypergradients import (
 )
 from kshot.learner import MetaLearner, check_learner
 from kshot.learners.gradient import GradientLearner
-from kshot.memory import available_memory, peak_memory
+from kshot.memory import available_memory, in_bytes, peak_memory
 from kshot.rl.family import Family
 from kshot.rl.sampling import check_actor, collect, device_of
 from kshot.rl.sampling import draw as draw_environments
@@ -138,7 +138,7 @@ def _ways(learner: GradientLearner) -> dict[str, Hypergradient]:
 def _modes(
     learner: GradientLearner, tasks: Task, ways: dict[str, Hypergradient], own: str, progress: Progress
 ) -> tuple[list[Mode], list[g.Gradient], list[g.Gradient]]:
-    """A row for each way, the meta-gradients as the learner takes them, and exact ones."""
+    """A row for each way, the meta-gradients as the learner takes them, or else could, and exact ones."""
     memory, rows = Memory(learner, tasks[0]), []
     mine: list[g.Gradient] = []
     exact: list[g.Gradient] = []
@@ -151,8 +151,6 @@ def _modes(
                 learner.accept(name)
             row, found = _mode(learner, tasks, way, row, memory)
         except (InputError, RuntimeError) as error:
-            if name == own:
-                raise
             rows.append(replace(row, why=_reason(error)))
             continue
         found_vectors = [g.flat(learner, x) for x in found]
@@ -171,7 +169,7 @@ def _modes(
         raise InputError(
             f"no exact meta-gradient could be taken, so that there is nothing to compare with: {rows[0].why}"
         )
-    return rows, mine, exact
+    return rows, mine or exact, exact
 
 
 def _mode(
@@ -182,10 +180,8 @@ def _mode(
         g.gradient(learner, tasks[0])  # what is allocated, looked at and compiled once and for all
     forecast = memory.forecast(way, max(steps, FAR))
     if forecast.curve[steps - 1] > available_memory(device):
-        need, have = forecast.curve[steps - 1], available_memory(device)
-        raise InputError(
-            f"it would take {need / 1e9:.1f} GB for one task at {steps} steps and {have / 1e9:.1f} GB are free"
-        )
+        need, have = in_bytes(forecast.curve[steps - 1]), in_bytes(available_memory(device))
+        raise InputError(f"it would take {need} for one task at {steps} steps and {have} are free")
     with learner.trying(way):
         found, seconds = g.gradients(learner, tasks)
     if forecast.bytes <= available_memory(device):
