@@ -276,7 +276,7 @@ def case(**changes: Any) -> Diagnosis:
     plain: dict[str, Any] = {
         "learner": "MAML", "hypergradient": "unrolled", "steps": 1, "tasks": 8, "seed": 0, "device": "cpu", "inner": inner,
         "modes": modes, "modules": {}, "silent": [], "agreement": Agreement(0.3, 5.0), "seconds": 1.0, "memory": 1000,
-        "trained": True,
+        "trained": True, "free": 1e9,
     }  # fmt: skip
     return Diagnosis(**{**plain, **changes})
 
@@ -297,10 +297,10 @@ def test_the_recommendation_follows_what_was_found() -> None:
     assert "initial weights" in recommend(replace(with_mode("first-order", cosine=good), trained=False))
     assert recommend(with_mode("first-order", cosine=good, seconds=0.9)).startswith("Keep hypergradient='unrolled'")
     assert recommend(with_mode("first-order", cosine=good, ratio=Range(9, 8, 10))).startswith("Keep")
-    assert recommend(with_mode("mixed-mode", seconds=1.2, cosine=Range(0.97, 0.9, 1.0))).startswith(
-        "Keep"
-    )  # with dropout
-    small = recommend(with_mode("mixed-mode", seconds=1.2))
+    dropout = with_mode("mixed-mode", cosine=Range(0.97, 0.9, 1.0))
+    assert recommend(replace(dropout, free=50_000)).startswith("Keep")
+    assert recommend(replace(with_mode("mixed-mode", seconds=2.5), free=50_000)).startswith("Keep")
+    small = recommend(case(free=50_000))  # of which a task takes a fiftieth
     assert small.startswith("Take hypergradient='mixed-mode': the same gradient as unrolled")
     assert "0.20 of the memory" in small
     fits = recommend(with_mode("unrolled", why="it would take 90.0 GB", seconds=None, memory=None, cosine=None))

@@ -205,14 +205,14 @@ def report(run: Run, seed: Seed = 0) -> None:
 @sentences
 def examine(
     target: Annotated[str, typer.Argument(help="The folder of a run; or a recipe, for its new learner.")],
-    steps: Annotated[int | None, typer.Option(min=1, help="Inner steps.  [default: the learner's own]")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Inner steps.  \\[default: the learner's own]")] = None,
     tasks: Annotated[int, typer.Option(min=2, help="Training tasks to look at.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of these tasks.")] = 0,
     change: Changes = [],  # noqa: B006
     as_json: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write all numbers there.")
     ] = None,
-    to: Annotated[Path | None, typer.Option("--out", help="The picture.  [default: RUN/doctor.png]")] = None,
+    to: Annotated[Path | None, typer.Option("--out", help="The picture.  \\[default: RUN/doctor.png]")] = None,
 ) -> None:
     """Examine the inner loop and the meta-gradient: is it right, what does it cost, which hypergradient to take.
 

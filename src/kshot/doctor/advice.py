@@ -11,8 +11,9 @@ ALIKE = 0.95  # a meta-gradient of at least this cosine, on every task, is as go
 SAME = 0.999  # what is exact but for dropout, of which it draws another mask, is not
 LENGTHS = (0.5, 2.0)  # within which it is as long; Adam as outer optimizer does not see a common factor at all
 CHEAPER = 0.8  # of the time: less is not worth a bias
-SMALLER = 0.5  # of the memory: so much is worth …
-SLOWER = 1.5  # … this much time
+SCARCE = 0.01  # of the free memory, for one task: a meta-batch takes many times that
+SMALLER = 0.5  # of the memory: where it is scarce, so much is worth …
+SLOWER = 2.0  # … this much time
 CAVEAT = " This holds at the initial weights: ask again of the trained run."
 
 
@@ -108,10 +109,11 @@ def _meta_batch(d: Diagnosis) -> str | None:
 
 
 def _exact(d: Diagnosis) -> Mode:
-    """The first that could be taken, which is unrolled where it fits, unless another has half the memory at little more time."""
+    """The first that could be taken (unrolled, where it fits); where memory is scarce one with half of it."""
     able = [m for m in d.modes if m.exact and m.why is None and m.cosine and m.cosine.low > SAME]
-    small = [m for m in able if _bytes(m) <= SMALLER * _bytes(able[0]) and _seconds(m) <= SLOWER * _seconds(able[0])]
-    return min(small, key=_bytes, default=able[0])
+    first = able[0]
+    small = [m for m in able if _bytes(m) <= SMALLER * _bytes(first) and _seconds(m) <= SLOWER * _seconds(first)]
+    return min(small, key=_bytes, default=first) if _bytes(first) > SCARCE * d.free else first
 
 
 def _alike(m: Mode) -> bool:

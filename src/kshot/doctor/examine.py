@@ -117,6 +117,7 @@ def _diagnose(learner: MetaLearner, tasks: Task, seed: int, progress: Progress) 
         agreement=g.agreement([g.flat(learner, x) for x in own]) if own else None,
         seconds=seconds,
         memory=memory,
+        free=available_memory(tasks.support.x.device),
         trained=learner.features is not None,
     )
     return replace(found, recommendation=recommend(found))

@@ -102,6 +102,7 @@ class Diagnosis:
     """What `diagnose` found.
 
     inner: [] for a learner that takes no gradient steps. modes: [] for one whose meta-gradient does not go through steps.
+    free: bytes of memory that nobody has taken; infinite where it is not known.
     trained: whether it has been, and these are not its initial weights.
     modules: the norm of the mean meta-gradient by module. seconds, memory: of one task's meta-gradient, as it is trained.
     """
@@ -119,6 +120,7 @@ class Diagnosis:
     agreement: Agreement | None
     seconds: float | None
     memory: int | None
+    free: float
     trained: bool
     recommendation: str = ""
 
