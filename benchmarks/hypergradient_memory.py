@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 import kshot
 from kshot import Batch, Task
+from kshot.memory import peak_memory
 from kshot.models import MLP, Conv4
 from kshot.rules import SGD
 from kshot.vectorize import meta_backward
@@ -72,12 +73,7 @@ def peak(run: Any, device: str) -> int:
     """Bytes that `run` adds at most."""
     gc.collect()
     if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
+        return peak_memory(run, device)
     Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to what is resident
     before = _status("VmRSS")
     run()
@@ -103,9 +99,9 @@ def measure(model: str, way: str, device: str) -> list[dict[str, Any]]:
         rows.append({"model": model, "way": way, "steps": steps, "MB": added / 1e6, "seconds": round(seconds, 4)})
         if way in EXACT and steps <= 32:
             found = torch.cat([p.grad.flatten() for p in learner.parameters() if p.grad is not None])
-            learner._way = kshot.hypergradients.hypergradient("unrolled")
             learner.zero_grad()
-            meta_backward(learner, tasks, "loop")
+            with learner.trying("unrolled"):
+                meta_backward(learner, tasks, "loop")
             wanted = torch.cat([p.grad.flatten() for p in learner.parameters() if p.grad is not None])
             rows[-1]["off"] = float((found - wanted).norm() / wanted.norm())
     return rows

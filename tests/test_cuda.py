@@ -10,6 +10,7 @@ import torch
 import kshot
 from kshot import Task, recipes, rl
 from kshot.learner import mse_loss
+from kshot.memory import available_memory, peak_memory
 from kshot.models import MLP, GaussianPolicy, HashedText
 from kshot.rules import SGD
 from kshot.tasks import Intents, Sinusoids
@@ -122,3 +123,18 @@ def test_words_and_agents(tmp_path: Path) -> None:
     family = rl.Navigation(4, 4, horizon=10)
     rl.fit(agent, family, steps=2, meta_batch=3, vectorize="vmap", progress=False, device="cuda")
     assert rl.evaluate(agent, family, episodes=4, curve_episodes=2).mean < 0
+
+
+def test_peak_memory_is_what_the_gpu_allocates() -> None:
+    def run() -> None:
+        a = torch.zeros(1_000_000, device="cuda")  # 4 MB
+        b = a + 1  # 8 MB at most
+        del a
+        b.mul_(2)
+
+    assert peak_memory(run, "cuda") == pytest.approx(8e6, rel=0.1)
+    assert 0 < available_memory("cuda") < float("inf")
+    found = kshot.diagnose(kshot.MAML(MLP(1, (40, 40), 1), loss="mse", steps=3).cuda(), Sinusoids(), count=2)
+    for mode in found.modes:
+        assert mode.forecast is not None
+        assert mode.forecast.measured == pytest.approx(mode.forecast.bytes, rel=0.2)

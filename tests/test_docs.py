@@ -197,6 +197,7 @@ OPTIONS: dict[str, list[Callable[..., Any]]] = {
     "command-line.md": [SOURCES["own"]],
     "training.md": [kshot.fit, Training],
     "evaluation.md": [kshot.evaluate, kshot.Evaluation],
+    "doctor.md": [kshot.diagnose],
     "learners-gradient.md": [*FAMILIES["gradient"].values()],
     "rules.md": [*RULES.values()],
     "learners-metric.md": [*FAMILIES["metric"].values(), kshot.NearestCentroid],

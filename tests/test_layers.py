@@ -12,6 +12,7 @@ LAYERS = [
     "__init__",
     "cli",
     "report",
+    "doctor",
     "recipes",
     "rl",
     "optimizers",
@@ -30,6 +31,7 @@ LAYERS = [
     "functional",
     "learner",
     "atomic",
+    "memory",
     "types",
     "version",
 ]

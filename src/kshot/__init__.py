@@ -1,6 +1,7 @@
 """kshot: meta-learning for PyTorch. Train models that learn a new task from k examples."""
 
 from kshot import hypergradients, models, rl, rules, tasks
+from kshot.doctor import Diagnosis, diagnose
 from kshot.evaluation import Evaluation, evaluate
 from kshot.inner import unroll
 from kshot.learner import MetaLearner
@@ -44,6 +45,7 @@ __all__ = [
     "MAML",
     "Batch",
     "ContrastiveNet",
+    "Diagnosis",
     "Diverged",
     "Evaluation",
     "Finetune",
@@ -71,6 +73,7 @@ __all__ = [
     "Task",
     "TaskSource",
     "__version__",
+    "diagnose",
     "evaluate",
     "fit",
     "hypergradients",

@@ -1,4 +1,4 @@
-"""The command line: kshot train | evaluate | adapt | report | list | demo."""
+"""The command line: kshot train | evaluate | adapt | report | doctor | list | demo."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from kshot import atomic, recipes, training
+from kshot import atomic, doctor, recipes, training
 from kshot.evaluation import Evaluation, Point
 from kshot.learner import MetaLearner
 from kshot.learners import FAMILIES
@@ -201,6 +201,45 @@ def report(run: Run, seed: Seed = 0) -> None:
     out.print(f"report: [bold]{page}[/]    picture: [bold]{page.with_suffix('.png')}[/]")
 
 
+@app.command("doctor")
+@sentences
+def examine(
+    target: Annotated[str, typer.Argument(help="The folder of a run; or a recipe, for its new learner.")],
+    steps: Annotated[int | None, typer.Option(min=1, help="Inner steps.  \\[default: the learner's own]")] = None,
+    tasks: Annotated[int, typer.Option(min=2, help="Training tasks to look at.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of these tasks.")] = 0,
+    change: Changes = [],  # noqa: B006
+    as_json: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write all numbers there.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option("--out", help="The picture.  \\[default: RUN/doctor.png]")] = None,
+) -> None:
+    """Examine the inner loop and the meta-gradient: is it right, what does it cost, which hypergradient to take.
+
+    Nothing is trained. Compares every way to take the meta-gradient, and forecasts its memory.
+    """
+    from kshot.report import need_matplotlib, picture_of_diagnosis
+
+    if to is not None:
+        need_matplotlib()
+    recipe, learner, source = _patient(target, change)
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
+        row = bar.add_task("examining", total=None)
+        found = doctor.diagnose(
+            learner, source, count=tasks, steps=steps, seed=seed,
+            progress=lambda done, total, what: bar.update(row, completed=done, total=total, description=what),
+        )  # fmt: skip
+    doctor.show(found, out)
+    if as_json is not None:
+        atomic.write(as_json, json.dumps({"target": target, "changes": change, **found.to_dict()}, indent=1))
+        out.print(f"numbers: [bold]{as_json}[/]")
+    if to is None and Path(target).is_dir():
+        to = Path(target) / "doctor.png"
+    if to is not None:
+        atomic.write(to, picture_of_diagnosis(found, recipe.name))
+        out.print(f"picture: [bold]{to}[/]")
+
+
 @app.command("list")
 @sentences
 def list_all(
@@ -275,6 +314,24 @@ def _recipe(run: Path, changes: list[str]) -> recipes.Recipe:
         )
     recipe = recipes.read(run / RECIPE, changes)
     return recipes.Recipe(run.name, recipe.settings)
+
+
+def _patient(target: str, changes: list[str]) -> tuple[recipes.Recipe, MetaLearner, Any]:
+    """The learner of a run, or a new one of a recipe, and the tasks that it is trained on."""
+    if Path(target).is_dir():
+        recipe = _recipe(Path(target), changes)
+        if any(c.strip().startswith("learner") for c in changes):
+            raise InputError(
+                f"{target} is a run, whose learner is as it was trained, and --set would change it: leave it out, or name the "
+                "recipe, for a new learner"
+            )
+        return recipe, training.load(target), recipe.tasks("train")
+    if "/" in target and not target.endswith(".toml"):
+        raise InputError(f"there is no folder {target}: give that of a run, or a recipe that `kshot list` shows")
+    recipe = recipes.read(target, changes)
+    learner, tasks = recipe.learner(), recipe.tasks("train")
+    learner.meet(tasks)
+    return recipe, learner, tasks
 
 
 def _evaluate(run: Path, learner: MetaLearner, recipe: recipes.Recipe, episodes: int, seed: int) -> Evaluation:

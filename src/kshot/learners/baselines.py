@@ -26,6 +26,8 @@ class MultiTask(GradientLearner):
     classes that keep their numbers over tasks; else take Finetune.
     """
 
+    through_steps = False
+
     def __init__(self, model: nn.Module, **choices: Any) -> None:
         super().__init__(model, **{"hypergradient": "first-order", **choices})
         self.refuse_learned_rule()
@@ -59,6 +61,8 @@ class Finetune(GradientLearner):
     (Task.classes, as Episodes does). adapt replaces it by one for the task's classes, at zero, and moves what `adapted`
     names: 'head.*', or '*' for the encoder too.
     """
+
+    through_steps = False
 
     def __init__(
         self,
@@ -154,6 +158,8 @@ class Scratch(GradientLearner):
 
     There is nothing to train in advance. steps: as many as training takes; the rule: such as kshot.rules.Adam(lr=0.01).
     """
+
+    through_steps = False
 
     def __init__(self, model: nn.Module, *, steps: int = 100, **choices: Any) -> None:
         # A copy: it is frozen, and the user's own may be trained otherwise.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -38,7 +39,10 @@ class GradientLearner(MetaLearner):
     hypergradient: what the outer gradient makes of the inner steps, a name or an object of kshot.hypergradients.
     batch_norm: 'batch' or 'running' statistics for batch norms that keep running ones.
     allow_unused: accept adapted parameters that the support's loss does not depend on (they then stay put).
+    through_steps: whether the gradient of `loss` goes through the inner steps, so that the hypergradient matters.
     """
+
+    through_steps = True
 
     def __init__(
         self,
@@ -68,11 +72,30 @@ class GradientLearner(MetaLearner):
         if not all(p.requires_grad for p in model.parameters()):
             self.adapted = list(self.start())  # by name, so that a saved learner still knows which ones were frozen
         self.rule.prepare(self.start(), steps)
-        if not self._way.learns_rules and any(p.requires_grad for p in self.rule.parameters()):
+        self.accept(hypergradient)
+
+    def accept(self, hypergradient: str | Hypergradient) -> Hypergradient:
+        """The hypergradient of this name, or InputError where this learner cannot be trained by it."""
+        way = named_hypergradient(hypergradient)
+        if not way.learns_rules and any(p.requires_grad for p in self.rule.parameters()):
             raise InputError(
                 f"hypergradient={hypergradient!r} gives the rule's own parameters no gradient, and this rule learns: use a rule "
                 "with learn=None, or another hypergradient, such as 'mixed-mode'"
             )
+        return way
+
+    @contextmanager
+    def trying(self, hypergradient: str | Hypergradient | None = None, steps: int | None = None) -> Iterator[None]:
+        """Inside, with another hypergradient or number of training steps, to compare; afterwards as it was."""
+        before = self.hypergradient, self._way, self.steps
+        chosen = self.hypergradient if hypergradient is None else hypergradient
+        way, count = self.accept(chosen), self.steps if steps is None else steps
+        check_whole(type(self).__name__, steps=count)
+        self.hypergradient, self._way, self.steps = chosen, way, count
+        try:
+            yield
+        finally:
+            self.hypergradient, self._way, self.steps = before
 
     def start(self, support: Batch | None = None) -> Params:
         """The adapted parameters before the first step; frozen ones (requires_grad=False) never move."""

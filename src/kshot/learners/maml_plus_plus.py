@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from kshot.functional import BatchNormPolicy, Params, batch_statistics, run
-from kshot.hypergradients import FirstOrder
+from kshot.hypergradients import FirstOrder, Hypergradient
 from kshot.learners.gradient import GradientLearner
 from kshot.rules import SGD, Rule
 from kshot.rules.rule import key
@@ -57,11 +57,6 @@ class MAMLPlusPlus(GradientLearner):
             model.get_parameter(name).requires_grad_(False)  # they only say where the ones for each step start
         rule = SGD(lr, learn="tensor-step") if rule is None else rule
         super().__init__(model, rule=rule, batch_norm=batch_norm, **choices)
-        if not self._way.every_step:
-            raise InputError(
-                f"hypergradient={self.hypergradient!r} gives the last step alone a gradient, and MAML++ learns from every step: "
-                "choose another, such as 'mixed-mode'"
-            )
         self.lr, self.multi_step, self.first_order = lr, multi_step, first_order
         rows = self.steps + 1
         self.per_step = nn.ParameterDict(
@@ -79,6 +74,15 @@ class MAMLPlusPlus(GradientLearner):
             for name in self._tracked:
                 self.statistics.register_buffer(key(name), torch.stack([model.get_buffer(name).detach()] * rows))
 
+    def accept(self, hypergradient: str | Hypergradient) -> Hypergradient:
+        way = super().accept(hypergradient)
+        if not way.every_step:
+            raise InputError(
+                f"hypergradient={hypergradient!r} gives the last step alone a gradient, and MAML++ learns from every step: "
+                "choose another, such as 'mixed-mode'"
+            )
+        return way
+
     def outer(self, task: Task) -> Tensor:
         way = FirstOrder() if self.progress < self.first_order else self._way
         path = list(self.descend(task.support, self.steps, way))
@@ -90,11 +94,10 @@ class MAMLPlusPlus(GradientLearner):
         return (1 - early * len(before)) * last + early * sum(before, torch.zeros_like(last))
 
     def at_step(self, params: Params, step: int) -> Params:
-        row = min(step, self.steps)
-        found = params | {name.replace("/", "."): rows[row] for name, rows in self.per_step.items()}
+        tables = {name.replace("/", "."): rows for name, rows in self.per_step.items()}
         if self._runs:
-            found |= {name: self.statistics.get_buffer(key(name))[row] for name in self._tracked}
-        return found
+            tables |= {name: self.statistics.get_buffer(key(name)) for name in self._tracked}
+        return params | {name: rows[min(step, len(rows) - 1)] for name, rows in tables.items()}
 
     def run(self, fitted: Params, *inputs: Any, method: str | None = None, **named: Any) -> Any:
         policy = "batch" if self.batch_norm == "running" and not self._runs else self.batch_norm

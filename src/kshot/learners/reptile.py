@@ -22,6 +22,8 @@ class Reptile(GradientLearner):
     as the paper does; adapt uses the whole support at each step.
     """
 
+    through_steps = False
+
     def __init__(self, model: nn.Module, *, minibatches: int = 1, **choices: Any) -> None:
         super().__init__(model, **{"hypergradient": "first-order", **choices})
         check_whole("Reptile", minibatches=minibatches)

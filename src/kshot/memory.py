@@ -1,0 +1,76 @@
+"""How much memory a computation takes at its peak, and how much there is."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from kshot.types import InputError
+
+
+def peak_memory(run: Callable[[], object], device: torch.device | str = "cpu") -> int:
+    """Bytes of tensors that `run` adds at its worst moment to what was there before.
+
+    The same at every call. Counted is what torch allocates: not Python's own objects, nor what a library takes by itself.
+    """
+    kind = torch.device(device).type
+    if kind not in ("cpu", "cuda"):
+        raise InputError(f"torch counts no memory on {kind!r} that kshot can read: measure on 'cpu' or 'cuda'")
+    collects = gc.isenabled()
+    gc.disable()  # what a collection in between frees is not this computation's, and would be taken off its count
+    try:
+        return _peak_on_gpu(run, torch.device(device)) if kind == "cuda" else _peak_on_cpu(run)
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _peak_on_gpu(run: Callable[[], object], device: torch.device) -> int:
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    run()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def _peak_on_cpu(run: Callable[[], object]) -> int:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler writes a line to stderr at each start and stop
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+        run()
+    events = [e for e in watched.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):  # one an allocation, and a negative one as it is freed
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+def available_memory(device: torch.device | str = "cpu") -> float:
+    """Bytes that are free to take, infinite where nobody says."""
+    if torch.device(device).type == "cuda":
+        there, _ = torch.cuda.mem_get_info(torch.device(device))
+        return there + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    lines = _words("/proc/meminfo")
+    free = 1024 * float(lines[lines.index("MemAvailable:") + 1]) if "MemAvailable:" in lines else float("inf")
+    limit, used = _words("/sys/fs/cgroup/memory.max"), _words("/sys/fs/cgroup/memory.current")  # of a container
+    return min(free, float(limit[0]) - float(used[0])) if used and limit and limit[0] != "max" else free
+
+
+def in_bytes(count: float | None) -> str:
+    """4.1 MB."""
+    if count is None:
+        return ""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.{0 if count >= 100 * factor else 1}f} {unit}"
+    return f"{count:.0f} B"
+
+
+def _words(file: str) -> list[str]:
+    return Path(file).read_text().split() if Path(file).is_file() else []
