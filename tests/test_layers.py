@@ -24,6 +24,7 @@ LAYERS = [
     "models",
     "learners",
     "vectorize",
+    "compiled",
     "inner",
     "hypergradients",
     "rules",

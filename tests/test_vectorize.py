@@ -33,10 +33,23 @@ def test_auto_measures_once_for_each_shape(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(measured) == 3  # another learner, another choice
 
 
-def test_auto_takes_the_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    for seconds, wanted in (({"vmap": 0.5, "loop": 0.1}, "vmap"), ({"vmap": 0.9, "loop": 0.1}, "loop")):
-        monkeypatch.setattr(vectorize, "_seconds", lambda *given, hopeless=0.0, s=seconds: s[given[-1]])
-        assert choose(maml(), classification(tasks=32)) == wanted  # the loop was measured on 4 of 32 tasks
+@pytest.mark.parametrize(
+    ("seconds", "wanted"),
+    [
+        ({"loop": 1.0, "vmap": 0.2}, "vmap"),
+        ({"loop": 1.0, "vmap": 4.0}, "loop"),  # so far apart that chunks are not asked
+        ({"loop": 1.0, "vmap": 0.9, 4: 0.7, 8: 0.8}, 4),
+        ({"loop": 1.0, "vmap": 1.2, 4: 1.1, 8: 1.3}, "loop"),
+    ],
+)
+def test_auto_takes_the_fastest_a_task(
+    seconds: dict[object, float], wanted: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fake(learner: object, function: object, tasks: kshot.Task, way: object, hopeless: float = 0.0) -> float:
+        return seconds[len(tasks) if way == "vmap" and len(tasks) < 32 else way] * len(tasks)
+
+    monkeypatch.setattr(vectorize, "_seconds", fake)
+    assert choose(maml(), classification(tasks=32)) == wanted
 
 
 @pytest.mark.parametrize("way", ["loop", "vmap", 2])
