@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from kshot.functional import Params
 from kshot.rules import Rule
 from kshot.types import inside_transform
 
+T = TypeVar("T")
 Objective = Callable[[Params, int], Tensor]  # (parameters, step) -> scalar
 
 
@@ -62,14 +64,23 @@ def constant_gradient(objective: Objective, params: Params, step: int) -> tuple[
 
 
 def gradient(objective: Objective, params: Params, step: int, differentiable: bool) -> tuple[Params, Tensor]:
-    """Inside vmap only torch.func.grad will do; outside, plain autograd costs half."""
+    """Inside vmap only torch.func will do; outside, plain autograd costs half."""
     if inside_transform():
-        with nullcontext() if differentiable else torch.no_grad():  # which silences the outer loop, not torch.func.grad
-            found: tuple[Params, Tensor] = torch.func.grad_and_value(objective)(params, step)
-        return found
+        with nullcontext() if differentiable else torch.no_grad():  # which silences the outer loop, not torch.func
+            return gradient_and_value(lambda p: objective(p, step), params)
     with torch.enable_grad():
         start = {name: p if p.requires_grad else p.detach().requires_grad_() for name, p in params.items()}
         value = objective(start, step)
         grads = torch.autograd.grad(value, list(start.values()), create_graph=differentiable, allow_unused=True)
     found_or_zero = (torch.zeros_like(p) if g is None else g for p, g in zip(params.values(), grads, strict=True))
     return dict(zip(params, found_or_zero, strict=True)), value if differentiable else value.detach()
+
+
+def gradient_and_value(function: Callable[[T], Tensor], at: T) -> tuple[T, Tensor]:
+    """torch.func.grad_and_value, which keeps the graph of the gradient until it is done, also where nobody asks for it.
+
+    Where gradients are off, this one makes no such graph, and lets go of the forward pass on its way back.
+    """
+    value, pull = torch.func.vjp(function, at)
+    (grads,) = pull(torch.ones_like(value), retain_graph=torch.is_grad_enabled())
+    return grads, value

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kshot.functional import Params, twice_differentiable
 from kshot.hypergradients.captured import Captured, replaced, together
-from kshot.hypergradients.hypergradient import Objective, StepByStep
+from kshot.hypergradients.hypergradient import Objective, StepByStep, gradient_and_value
 from kshot.types import InputError
 
 Gradient = Any  # (tensors of the parameters, other tensors) -> (value, gradients in all of them)
@@ -27,7 +27,7 @@ class _ByParts(StepByStep):
             return seen.run(lambda *own: objective(dict(zip(names, own, strict=True)), step), *tensors)
 
         with torch.no_grad():
-            grads, value = torch.func.grad_and_value(watched)(tuple(params.values()))
+            grads, value = gradient_and_value(watched, tuple(params.values()))
         others = seen.tensors
 
         def pure(own: tuple[Tensor, ...], rest: tuple[Tensor, ...]) -> Tensor:
@@ -72,8 +72,7 @@ class _Step(torch.autograd.Function):
                 found: Tensor = ctx.pure(tuple(full[: ctx.count]), tuple(full[ctx.count :]))
                 return found
 
-            found: list[Tensor] = torch.func.grad(value)([tensors[i] for i in wanted])
-            return found
+            return gradient_and_value(value, [tensors[i] for i in wanted])[0]
 
         with twice_differentiable():
             first, second = ctx.way.second(gradients, own, along)
