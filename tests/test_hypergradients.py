@@ -33,7 +33,7 @@ from kshot.rules import SGD, Adam, Curvature, LSTMRule, Momentum, Rule, Strategy
 from tests.conftest import classification, regression
 from tests.test_laws import central_difference, gradients
 
-EXACT = ["unrolled", "mixed-mode", "checkpoint:1", "checkpoint:2", "checkpoint:9", "truncated:9"]
+EXACT = ["unrolled", "mixed-mode", "mixed-mode:2", "checkpoint:1", "checkpoint:2", "checkpoint:9", "truncated:9"]
 WAYS = ["loop", "vmap"]
 
 

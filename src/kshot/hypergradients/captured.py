@@ -2,7 +2,8 @@
 
 An objective is a closure: over a body that does not move, a rule's learned rates, the support. A custom derivative can only
 hand gradients to what it was given, so whatever floating-point tensor an operation meets that no operation before it made is
-one more input; running the function again with others in their places is then a pure function of all it depends on.
+one more input; running the function again with others in their places is then a pure function of all it depends on. It draws
+the same random numbers again too: another dropout mask would be another function.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class Captured:
     def __init__(self) -> None:
         self._found: dict[int, Tensor] = {}
         self._made: set[int] = set()
+        self._chance = _random_states()
 
     def run(self, function: Callable[..., T], *args: Any) -> T:
         self._made |= {id(t) for t in _pytree.tree_leaves(args)}
@@ -33,6 +35,34 @@ class Captured:
     @property
     def tensors(self) -> list[Tensor]:
         return list(self._found.values())
+
+    def again(self, function: Callable[..., T]) -> Callable[..., T]:
+        """The function, drawing the random numbers that were drawn since this was made."""
+        chance = self._chance
+        if all(torch.equal(then, now) for then, now in zip(chance, _random_states(), strict=True)):
+            return function
+
+        def run(*args: Any) -> T:
+            with torch.random.fork_rng(_gpu()):
+                _set_random_states(chance)
+                return function(*args)
+
+        return run
+
+
+def _gpu() -> list[int]:
+    """The one at hand, where there is one."""
+    return [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+
+
+def _random_states() -> list[Tensor]:
+    return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, _gpu())]
+
+
+def _set_random_states(states: Sequence[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    for state in states[1:]:
+        torch.cuda.set_rng_state(state)
 
 
 def replaced(function: Callable[..., T], before: Sequence[Tensor], now: Sequence[Tensor]) -> Callable[..., T]:

@@ -12,7 +12,7 @@ from torch.utils import _pytree
 
 from kshot.functional import Params
 from kshot.hypergradients.captured import Captured, replaced, together
-from kshot.hypergradients.hypergradient import Hypergradient, Objective, constant_gradient
+from kshot.hypergradients.hypergradient import Hypergradient, Objective, StepByStep, constant_gradient
 from kshot.hypergradients.unrolled import FirstOrder, Unrolled
 from kshot.rules import Rule
 from kshot.types import InputError
@@ -34,19 +34,28 @@ class Checkpoint(Hypergradient):
             )
 
     def descend(self, objective: Objective, params: Params, rule: Rule, steps: int) -> Iterator[Params]:
-        if not torch.is_grad_enabled():
-            yield from FirstOrder().descend(objective, params, rule, steps)
-            return
-        yield params
-        state = rule.init(params)
-        for start in range(0, steps, self.every):
-            taken = range(start, min(start + self.every, steps))
-            path, state = _segment(objective, params, state, rule, taken)
-            params = path[-1]
-            yield from path
+        return by_segments(Unrolled(), self.every, objective, params, rule, steps)
 
 
-def _segment(objective: Objective, params: Params, state: Any, rule: Rule, taken: range) -> tuple[list[Params], Any]:
+def by_segments(
+    way: StepByStep, every: int, objective: Objective, params: Params, rule: Rule, steps: int
+) -> Iterator[Params]:
+    """The steps of `way`; it keeps what stands between segments of `every` steps, and what is inside one at a time."""
+    if not torch.is_grad_enabled():
+        yield from FirstOrder().descend(objective, params, rule, steps)
+        return
+    yield params
+    state = rule.init(params)
+    for start in range(0, steps, every):
+        taken = range(start, min(start + every, steps))
+        path, state = _segment(way, objective, params, state, rule, taken)
+        params = path[-1]
+        yield from path
+
+
+def _segment(
+    way: StepByStep, objective: Objective, params: Params, state: Any, rule: Rule, taken: range
+) -> tuple[list[Params], Any]:
     own, begin = _tensors((params, state))
 
     def walk(own: list[Tensor], gradient: Any, update: Any) -> tuple[list[Tensor], Any]:
@@ -68,16 +77,12 @@ def _segment(objective: Objective, params: Params, state: Any, rule: Rule, taken
             lambda params, step: constant_gradient(lambda p, s: seen.run(objective, p, s), params, step),
             lambda *args: seen.run(update, *args),
         )
-    others = seen.tensors
+    others, kept, again = seen.tensors, len(own), seen.again(walk)
 
     def pure(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        exact = Unrolled()
-        now = replaced(
-            lambda own: walk(own, lambda params, step: exact.gradient(objective, params, step, 0), update)[0],
-            others,
-            tensors[len(own) :],
-        )
-        return tuple(now(list(tensors[: len(own)])))
+        of = replaced(objective, others, tensors[kept:])
+        gradient = lambda params, step: way.gradient(of, params, step, 0)  # noqa: E731
+        return tuple(again(list(tensors[:kept]), gradient, replaced(update, others, tensors[kept:]))[0])
 
     found: tuple[list[Params], Any] = finish(_Segment.apply(pure, len(ends), *together(ends), *own, *others))  # type: ignore[no-untyped-call]
     return found
@@ -125,6 +130,6 @@ class _Segment(torch.autograd.Function):
 
         pull = torch.func.vjp(ends, tuple(tensors[i] for i in wanted))[1]
         found: list[Tensor | None] = [None] * (2 + ctx.count + len(tensors))
-        for i, g in zip(wanted, pull(along)[0], strict=True):
+        for i, g in zip(wanted, pull(along, retain_graph=torch.is_grad_enabled())[0], strict=True):
             found[2 + ctx.count + i] = g
         return tuple(found)

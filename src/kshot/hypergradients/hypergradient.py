@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree
 
 from kshot.functional import Params
 from kshot.rules import Rule
@@ -77,10 +78,21 @@ def gradient(objective: Objective, params: Params, step: int, differentiable: bo
 
 
 def gradient_and_value(function: Callable[[T], Tensor], at: T) -> tuple[T, Tensor]:
-    """torch.func.grad_and_value, which keeps the graph of the gradient until it is done, also where nobody asks for it.
+    """torch.func.grad_and_value, which makes a graph of the gradient, and keeps all until it is done, also where nobody asks.
 
     Where gradients are off, this one makes no such graph, and lets go of the forward pass on its way back.
     """
-    value, pull = torch.func.vjp(function, at)
-    (grads,) = pull(torch.ones_like(value), retain_graph=torch.is_grad_enabled())
+    further = torch.is_grad_enabled()
+
+    def both(at: T) -> tuple[Tensor, T]:
+        leaves, spec = _pytree.tree_flatten(at)
+        value = function(at)
+        grads = (
+            torch.autograd.grad(value, leaves, create_graph=further, allow_unused=True, materialize_grads=True)
+            if value.requires_grad
+            else [torch.zeros_like(leaf) for leaf in leaves]
+        )
+        return value, _pytree.tree_unflatten(grads, spec)
+
+    value, _, grads = torch.func.vjp(both, at, has_aux=True)  # only vmap and torch.func open a level; the pull is not used
     return grads, value
