@@ -13,8 +13,11 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch._C import _functorch
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
+
+from kshot.types import InputError
 
 T = TypeVar("T")
 
@@ -25,11 +28,12 @@ class Captured:
     def __init__(self) -> None:
         self._found: dict[int, Tensor] = {}
         self._made: set[int] = set()
+        self._level = _functorch.maybe_current_level() or 0
         self._chance = _random_states()
 
     def run(self, function: Callable[..., T], *args: Any) -> T:
         self._made |= {id(t) for t in _pytree.tree_leaves(args)}
-        with _Watch(self._found, self._made):
+        with _Watch(self._found, self._made, self._level):
             return function(*args)
 
     @property
@@ -52,7 +56,8 @@ class Captured:
 
 def _gpu() -> list[int]:
     """The one at hand, where there is one."""
-    return [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    begun = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return [torch.cuda.current_device()] if begun else []
 
 
 def _random_states() -> list[Tensor]:
@@ -85,18 +90,31 @@ def together(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 class _Watch(TorchFunctionMode):
-    def __init__(self, found: dict[int, Tensor], made: set[int]) -> None:
+    def __init__(self, found: dict[int, Tensor], made: set[int], level: int) -> None:
         super().__init__()
-        self.found, self.made = found, made
+        self.found, self.made, self.level = found, made, level
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for t in _pytree.tree_leaves((args, kwargs)):
-            if isinstance(t, Tensor) and id(t) not in self.made and t.is_floating_point():
+            if isinstance(t, Tensor) and t.is_floating_point() and self.from_outside(t):
                 self.found.setdefault(id(t), t)
         made = func(*args, **(kwargs or {}))
         # A number may be used again for another tensor, but not that of one from outside, which lives all the while.
         self.made.update(id(t) for t in _pytree.tree_leaves(made) if isinstance(t, Tensor) and id(t) not in self.found)
         return made
+
+    def from_outside(self, t: Tensor) -> bool:
+        """What a transform of the function's own has wrapped is not, but may wrap something that is."""
+        wraps = _functorch.maybe_get_level(t) > self.level
+        while id(t) not in self.made and _functorch.maybe_get_level(t) > self.level:
+            t = _functorch.get_unwrapped(t)
+        if wraps and id(t) not in self.made and t.requires_grad:
+            raise InputError(
+                f"an inner objective gives torch.func or torch.vmap a tensor of shape {tuple(t.shape)} to work on which it was "
+                "not given itself and which needs a gradient, and that is lost there: let the function that is transformed use "
+                "the tensor without being given it, or take hypergradient='unrolled'"
+            )
+        return not wraps and id(t) not in self.made
 
 
 class _Replace(TorchFunctionMode):

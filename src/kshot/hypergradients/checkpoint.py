@@ -12,7 +12,7 @@ from torch.utils import _pytree
 
 from kshot.functional import Params
 from kshot.hypergradients.captured import Captured, replaced, together
-from kshot.hypergradients.hypergradient import Hypergradient, Objective, StepByStep, constant_gradient
+from kshot.hypergradients.hypergradient import Hypergradient, Objective, StepByStep, gradient_and_value
 from kshot.hypergradients.unrolled import FirstOrder, Unrolled
 from kshot.rules import Rule
 from kshot.types import InputError
@@ -74,7 +74,7 @@ def _segment(
     with torch.no_grad():
         ends, finish = walk(
             own,
-            lambda params, step: constant_gradient(lambda p, s: seen.run(objective, p, s), params, step),
+            lambda params, step: gradient_and_value(lambda p: seen.run(objective, p, step), params),
             lambda *args: seen.run(update, *args),
         )
     others, kept, again = seen.tensors, len(own), seen.again(walk)

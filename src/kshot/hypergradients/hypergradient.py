@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -94,5 +94,5 @@ def gradient_and_value(function: Callable[[T], Tensor], at: T) -> tuple[T, Tenso
         )
         return value, _pytree.tree_unflatten(grads, spec)
 
-    value, _, grads = torch.func.vjp(both, at, has_aux=True)  # only vmap and torch.func open a level; the pull is not used
-    return grads, value
+    found: Any = torch.func.vjp(both, at, has_aux=True)  # for its level, where autograd may work: it is not pulled back
+    return found[2], found[0]
