@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from kshot.functional import Params
+from kshot.functional import Params, twice_differentiable
 from kshot.hypergradients.captured import Captured, replaced, together
-from kshot.hypergradients.hypergradient import Hypergradient, Objective, StepByStep, gradient_and_value
+from kshot.hypergradients.hypergradient import Hypergradient, Objective, StepByStep, gradient_and_value, pulled_back
 from kshot.hypergradients.unrolled import FirstOrder, Unrolled
 from kshot.rules import Rule
 from kshot.types import InputError
@@ -121,15 +121,16 @@ class _Segment(torch.autograd.Function):
         tensors = ctx.saved_tensors
         wanted = [i for i in range(len(tensors)) if ctx.needs_input_grad[2 + ctx.count + i]]
 
-        def ends(chosen: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        def ends(chosen: list[Tensor]) -> tuple[Tensor, ...]:
             full = list(tensors)
             for i, t in zip(wanted, chosen, strict=True):
                 full[i] = t
             found: tuple[Tensor, ...] = ctx.pure(tuple(full))
             return found
 
-        pull = torch.func.vjp(ends, tuple(tensors[i] for i in wanted))[1]
+        with twice_differentiable():
+            grads, _ = pulled_back(ends, [tensors[i] for i in wanted], along)
         found: list[Tensor | None] = [None] * (2 + ctx.count + len(tensors))
-        for i, g in zip(wanted, pull(along, retain_graph=torch.is_grad_enabled())[0], strict=True):
+        for i, g in zip(wanted, grads, strict=True):
             found[2 + ctx.count + i] = g
         return tuple(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, TypeVar
 
@@ -82,17 +82,25 @@ def gradient_and_value(function: Callable[[T], Tensor], at: T) -> tuple[T, Tenso
 
     Where gradients are off, this one makes no such graph, and lets go of the forward pass on its way back.
     """
+    grads, (value,) = pulled_back(lambda p: [function(p)], at, [None])
+    return grads, value
+
+
+def pulled_back(
+    function: Callable[[T], Sequence[Tensor]], at: T, along: Sequence[Tensor | None]
+) -> tuple[T, Sequence[Tensor]]:
+    """Σ along · ∂function/∂at, and the function's values; torch.func.vjp with the memory of gradient_and_value."""
     further = torch.is_grad_enabled()
 
-    def both(at: T) -> tuple[Tensor, T]:
+    def both(at: T) -> tuple[Sequence[Tensor], T]:
         leaves, spec = _pytree.tree_flatten(at)
-        value = function(at)
-        grads = (
-            torch.autograd.grad(value, leaves, create_graph=further, allow_unused=True, materialize_grads=True)
-            if value.requires_grad
-            else [torch.zeros_like(leaf) for leaf in leaves]
-        )
-        return value, _pytree.tree_unflatten(grads, spec)
+        ends = function(at)
+        moving = [(end, v) for end, v in zip(ends, along, strict=True) if end.requires_grad]
+        if not moving:
+            return ends, _pytree.tree_map(torch.zeros_like, at)
+        settings = {"create_graph": further, "allow_unused": True, "materialize_grads": True}
+        grads = torch.autograd.grad([end for end, _ in moving], leaves, [v for _, v in moving], **settings)
+        return ends, _pytree.tree_unflatten(grads, spec)
 
     found: Any = torch.func.vjp(both, at, has_aux=True)  # for its level, where autograd may work: it is not pulled back
     return found[2], found[0]
