@@ -210,6 +210,40 @@ def test_a_loss_that_a_part_of_the_parameters_meets_without_the_task() -> None:
         torch.testing.assert_close(g, found[0], rtol=1e-10, atol=1e-12)
 
 
+SHORT_CUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "silu of torch": torch.nn.SiLU(),
+    "mish": F.mish,
+    "group norm": lambda m: F.group_norm(m.reshape(2, 4, 2), 2, m[0], m[1]),
+    "group norm of torch": lambda m: torch.group_norm(m, 2),
+    "logit": lambda m: torch.logit(m.sigmoid()),
+    "cumprod": lambda m: m.cumprod(0),
+    "det": lambda m: torch.linalg.det(m + 3 * torch.eye(4, dtype=m.dtype)),
+    "logdet": lambda m: torch.logdet(m @ m.T + torch.eye(4, dtype=m.dtype)),
+    "solve": lambda m: torch.linalg.solve(m + 3 * torch.eye(4, dtype=m.dtype), m),
+    "inv": lambda m: torch.linalg.inv(m + 3 * torch.eye(4, dtype=m.dtype)),
+}
+
+
+@pytest.mark.parametrize("name", SHORT_CUTS)
+def test_functions_whose_gradient_is_another_where_no_graph_of_it_is_made(name: str) -> None:
+    g = torch.Generator().manual_seed(0)
+    start, x = torch.randn(4, 4, generator=g).double().requires_grad_(), torch.randn(3, 4, 4, generator=g).double()
+
+    def loss(x: Tensor, how: str) -> Tensor:
+        def objective(params: Params, step: int) -> Tensor:
+            return SHORT_CUTS[name](params["m"] + 0.1 * x).sin().square().mean()
+
+        fitted = kshot.unroll(objective, {"m": start}, SGD(0.1), 2, how)["m"]
+        return (fitted * x).sin().sum()
+
+    wanted = torch.autograd.grad(torch.stack([loss(row, "unrolled") for row in x]).sum(), start)
+    for how in ("mixed-mode", "mixed-mode:2"):
+        looped = torch.stack([loss(row, how) for row in x]).sum()
+        for value in (looped, torch.vmap(lambda row, h=how: loss(row, h))(x).sum()):
+            torch.testing.assert_close(torch.autograd.grad(value, start), wanted, rtol=1e-9, atol=1e-11)
+
+
 # Quadratic problems L(φ) = ½ φᵀAφ − (Bψ)ᵀφ, judged by cᵀφ: every way has a closed form.
 
 SIZE, RATE, STEPS = 5, 0.1, 12

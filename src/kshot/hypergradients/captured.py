@@ -140,5 +140,28 @@ def _mse_loss(
     return squares.sum() if reduction == "sum" else squares
 
 
+def _silu(x: Tensor, inplace: bool = False) -> Tensor:
+    """This and the next two: torch's own would need the graph of the gradient, see gradient_and_value."""
+    return x * x.sigmoid()
+
+
+def _mish(x: Tensor, inplace: bool = False) -> Tensor:
+    return x * torch.nn.functional.softplus(x).tanh()
+
+
+def _group_norm(
+    x: Tensor, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    each = x.reshape(len(x), groups, -1)
+    x = torch.nn.functional.layer_norm(each, each.shape[-1:], eps=eps).reshape(x.shape)
+    x = x if weight is None else x * weight.reshape(-1, *[1] * (x.ndim - 2))
+    return x if bias is None else x + bias.reshape(-1, *[1] * (x.ndim - 2))
+
+
 _ASKS = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
-_INSTEAD = {torch.nn.functional.mse_loss: _mse_loss}
+_INSTEAD = {
+    torch.nn.functional.mse_loss: _mse_loss,
+    torch.nn.functional.silu: _silu,
+    torch.nn.functional.mish: _mish,
+    torch.nn.functional.group_norm: _group_norm,
+}

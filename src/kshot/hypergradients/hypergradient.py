@@ -77,17 +77,18 @@ def gradient(objective: Objective, params: Params, step: int, differentiable: bo
     return dict(zip(params, found_or_zero, strict=True)), value if differentiable else value.detach()
 
 
-def gradient_and_value(function: Callable[[T], Tensor], at: T) -> tuple[T, Tensor]:
+def gradient_and_value(function: Callable[[T], Tensor], at: T, moving: bool = False) -> tuple[T, Tensor]:
     """torch.func.grad_and_value, which makes a graph of the gradient, and keeps all until it is done, also where nobody asks.
 
     Where gradients are off, this one makes no such graph, and lets go of the forward pass on its way back.
+    moving: whether torch.func.jvp differentiates the gradient.
     """
-    grads, (value,) = pulled_back(lambda p: [function(p)], at, [None])
+    grads, (value,) = pulled_back(lambda p: [function(p)], at, [None], moving)
     return grads, value
 
 
 def pulled_back(
-    function: Callable[[T], Sequence[Tensor]], at: T, along: Sequence[Tensor | None]
+    function: Callable[[T], Sequence[Tensor]], at: T, along: Sequence[Tensor | None], moving: bool = False
 ) -> tuple[T, Sequence[Tensor]]:
     """Σ along · ∂function/∂at, and the function's values; torch.func.vjp with the memory of gradient_and_value."""
     further = torch.is_grad_enabled()
@@ -95,12 +96,31 @@ def pulled_back(
     def both(at: T) -> tuple[Sequence[Tensor], T]:
         leaves, spec = _pytree.tree_flatten(at)
         ends = function(at)
-        moving = [(end, v) for end, v in zip(ends, along, strict=True) if end.requires_grad]
-        if not moving:
+        used = [(end, v) for end, v in zip(ends, along, strict=True) if end.requires_grad]
+        if not used:
             return ends, _pytree.tree_map(torch.zeros_like, at)
-        settings = {"create_graph": further, "allow_unused": True, "materialize_grads": True}
-        grads = torch.autograd.grad([end for end, _ in moving], leaves, [v for _, v in moving], **settings)
+        graph = further or (moving and any(_takes_short_cuts(end) for end, _ in used))
+        settings = {"create_graph": graph, "allow_unused": True, "materialize_grads": True}
+        grads = torch.autograd.grad([end for end, _ in used], leaves, [v for _, v in used], **settings)
         return ends, _pytree.tree_unflatten(grads, spec)
 
     found: Any = torch.func.vjp(both, at, has_aux=True)  # for its level, where autograd may work: it is not pulled back
     return found[2], found[0]
+
+
+# Their derivatives have, for when no graph of the gradient is made, a kernel without a derivative of its own or, worse, a formula
+# that takes what was saved for a constant.
+_SHORT_CUTS = {"Silu", "Mish", "Logit", "NativeGroupNorm", "Cumprod", "LinalgDet", "LinalgSlogdet", "LinalgSolveEx"}
+
+
+def _takes_short_cuts(value: Tensor) -> bool:
+    passed, ahead = set(), [value.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in passed:
+            continue
+        passed.add(node)
+        if node.name().partition("Backward")[0] in _SHORT_CUTS:
+            return True
+        ahead += [further for further, _ in node.next_functions]
+    return False

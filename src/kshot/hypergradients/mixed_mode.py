@@ -75,7 +75,7 @@ class _Step(torch.autograd.Function):
                 found: Tensor = ctx.pure(tuple(full[: ctx.count]), tuple(full[ctx.count :]))
                 return found
 
-            return gradient_and_value(value, [tensors[i] for i in wanted])[0]
+            return gradient_and_value(value, [tensors[i] for i in wanted], moving=True)[0]
 
         with twice_differentiable():
             first, second = ctx.way.second(gradients, own, along)
