@@ -4,6 +4,7 @@ closed form of what they claim, on problems where it has one."""
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 import kshot
 from kshot import Batch, InputError, Task, meta_loss, recipes
@@ -448,6 +450,32 @@ def test_evolution_is_mamlplusplus_own_loss_too() -> None:
     assert float(torch.cosine_similarity(found, exact, 0)) > 0.97
 
 
+FLAT = ["unrolled", "first-order", "truncated:1", "mixed-mode", "mixed-mode:2", "checkpoint:2", "finite-difference"]
+
+
+@pytest.mark.parametrize("how", [*FLAT, "implicit:cg", "implicit:neumann", Evolution(pairs=2)], ids=str)
+def test_no_step_leaves_a_tensor_behind(how: str | Hypergradient) -> None:
+    """Exactly: as many tensors live after twenty outer steps more, and not a byte of tensor memory. benchmarks/flat_memory.py
+    has resident memory over a thousand."""
+    torch.manual_seed(0)
+    learner = kshot.MAML(MLP(1, (4,), 1), loss="mse", rule=SGD(0.01), steps=2, hypergradient=how).double()
+    tasks, optimizer = regression(tasks=2), torch.optim.Adam(learner.parameters())
+
+    def train(steps: int) -> int:
+        for step in range(steps):
+            optimizer.zero_grad(set_to_none=False)
+            meta_loss(learner, tasks, "vmap" if step % 2 else "loop").backward()
+            optimizer.step()
+        gc.collect()
+        return sum(issubclass(type(o), Tensor) for o in gc.get_objects())
+
+    before = train(4)
+    assert train(20) == before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        train(4)
+    assert sum(e.nbytes() for e in seen.profiler.kineto_results.events() if e.name() == "[memory]") == 0  # type: ignore[union-attr]
+
+
 # What goes together, and what says why it does not.
 
 
@@ -483,7 +511,8 @@ def test_torchs_own_squared_error_passes_in_mixed_mode() -> None:
 
 
 @pytest.mark.parametrize(
-    "way", ["truncated:2", "implicit:cg", Implicit("neumann", 3.0, 7), Evolution(pairs=2), Checkpoint(4)]
+    "way",
+    ["truncated:2", "mixed-mode:4", "implicit:cg", Implicit("neumann", 3.0, 7), Evolution(pairs=2), Checkpoint(4)],
 )
 def test_it_is_saved_with_the_learner(way: str | Hypergradient, tmp_path: Path) -> None:
     kshot.save(kshot.MAML(MLP(4, (5,), 3), hypergradient=way), tmp_path / "a.safetensors")
@@ -499,6 +528,7 @@ def test_a_recipe_takes_one_with_settings() -> None:
 
 def test_names_and_objects() -> None:
     assert hypergradient("checkpoint:3") == Checkpoint(3)
+    assert hypergradient("mixed-mode:3") == MixedMode(3)
     assert hypergradient("truncated:0") == Truncated(0)
     assert hypergradient("implicit:neumann") == Implicit("neumann")
     assert hypergradient("unrolled") == Unrolled()
@@ -513,6 +543,8 @@ def test_names_and_objects() -> None:
         (lambda: hypergradient("truncated:x"), "give 'truncated:5'"),
         (lambda: hypergradient("truncated:-1"), "give 'truncated:5'"),
         (lambda: hypergradient("checkpoint:0"), "give 'checkpoint:5'"),
+        (lambda: hypergradient("mixed-mode:0"), "give 'mixed-mode:5'"),
+        (lambda: hypergradient("finite-difference:2"), "choose one of"),
         (lambda: hypergradient("unrolled:3"), "choose one of"),
         (lambda: hypergradient("implicit:lu"), "choose 'implicit:cg' or 'implicit:neumann'"),
         (lambda: hypergradient(None), "choose one of"),

@@ -98,7 +98,7 @@ class _Watch(TorchFunctionMode):
         for t in _pytree.tree_leaves((args, kwargs)):
             if isinstance(t, Tensor) and t.is_floating_point() and self.from_outside(t):
                 self.found.setdefault(id(t), t)
-        made = func(*args, **(kwargs or {}))
+        made = _INSTEAD.get(func, func)(*args, **(kwargs or {}))  # with the roundings of _Replace
         # A number may be used again for another tensor, but not that of one from outside, which lives all the while.
         self.made.update(id(t) for t in _pytree.tree_leaves(made) if isinstance(t, Tensor) and id(t) not in self.found)
         return made

@@ -71,12 +71,16 @@ def _segment(
         return rule.step(params, grads, rule.observe(state, value))
 
     seen = Captured()
+
+    def first(params: Params, step: int) -> tuple[Params, Tensor]:
+        def watched(p: Params) -> Tensor:
+            with twice_differentiable():  # as when it is taken again: other roundings would lead to other parameters
+                return seen.run(objective, p, step)
+
+        return gradient_and_value(watched, params)
+
     with torch.no_grad():
-        ends, finish = walk(
-            own,
-            lambda params, step: gradient_and_value(lambda p: seen.run(objective, p, step), params),
-            lambda *args: seen.run(update, *args),
-        )
+        ends, finish = walk(own, first, lambda *args: seen.run(update, *args))
     others, kept, again = seen.tensors, len(own), seen.again(walk)
 
     def pure(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
