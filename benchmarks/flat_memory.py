@@ -21,21 +21,24 @@ import torch
 
 import kshot
 from kshot import Task
+from kshot.hypergradients import Hypergradient, Implicit
 from kshot.models import MLP
 from kshot.rules import SGD
 
-WAYS = (
-    "unrolled",
-    "first-order",
-    "truncated:2",
-    "mixed-mode",
-    "mixed-mode:2",
-    "checkpoint:2",
-    "finite-difference",
-    "implicit:cg",
-    "implicit:neumann",
-    "evolution",
+WAYS: dict[str, Hypergradient | None] = dict.fromkeys(
+    (
+        "unrolled",
+        "first-order",
+        "truncated:2",
+        "mixed-mode",
+        "mixed-mode:2",
+        "checkpoint:2",
+        "finite-difference",
+        "implicit:cg",
+    )
 )
+WAYS["implicit:neumann"] = Implicit("neumann", proximal=100.0, iterations=3)  # the series must not diverge
+WAYS["evolution"] = None
 STEPS, FROM, EVERY = 1000, 100, 50
 INNER, META_BATCH, HIDDEN = 4, 4, (100, 100)
 
@@ -58,9 +61,9 @@ class Watched:
 
 
 def measure(way: str) -> dict[str, Any]:
-    learner = kshot.MAML(MLP(1, HIDDEN, 1), loss="mse", rule=SGD(0.01), steps=INNER, hypergradient=way)
+    learner = kshot.MAML(MLP(1, HIDDEN, 1), loss="mse", rule=SGD(0.01), steps=INNER, hypergradient=WAYS[way] or way)
     tasks = Watched()
-    kshot.fit(learner, tasks, steps=STEPS + 1, meta_batch=META_BATCH, vectorize="vmap", progress=False)
+    kshot.fit(learner, tasks, steps=STEPS + 1, meta_batch=META_BATCH, vectorize="vmap", progress=False, lr=1e-4)
     held = tasks.resident
     apart = max(abs(held[step] / held[FROM] - 1) for step in held if step >= FROM)
     MB = {f"MB at step {step}": round(held[step] / 1e6, 2) for step in (FROM, STEPS)}

@@ -21,7 +21,7 @@ from tests.conftest import classification
 from tests.test_laws import central_difference, gradients
 
 EXACT = ["unrolled", "mixed-mode", "mixed-mode:2", "checkpoint:2", "truncated:9"]
-OTHERS = ["first-order", "truncated:1", "finite-difference", "implicit:cg", "implicit:neumann", Evolution(pairs=2)]
+OTHERS = ["first-order", "truncated:1", "finite-difference", "implicit:cg", Evolution(pairs=2)]
 
 
 def written_out(

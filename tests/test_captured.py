@@ -56,7 +56,7 @@ def error(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
 def temporaries(w: Tensor, x: Tensor, y: Tensor, step: int) -> Tensor:
     """Many tensors that die, so that their numbers are used again."""
     total = error(w, x, y)
-    for i in range(60):
+    for i in range(25):
         a = (torch.ones(4, dtype=D) * i).sin()
         b = a @ w
         total = total + 1e-3 * b.square().sum() * ROW[i % 4]
