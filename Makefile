@@ -22,6 +22,8 @@ check: .venv/installed
 bench: .venv-bench/installed
 	$(ONE_THREAD) .venv-bench/bin/python benchmarks/meta_gradients.py
 	$(ONE_THREAD) .venv-bench/bin/python benchmarks/meta_step.py
+	$(ONE_THREAD) .venv-bench/bin/python benchmarks/hypergradient_memory.py
+	$(ONE_THREAD) .venv-bench/bin/python benchmarks/flat_memory.py
 	.venv-bench/bin/python benchmarks/sampling.py
 	.venv-bench/bin/python benchmarks/sinusoid.py
 	$(ONE_THREAD) .venv-bench/bin/python benchmarks/navigation.py

@@ -1,12 +1,12 @@
 """Peak memory of one meta-gradient against the number of inner steps, for each way to differentiate through them.
 
-    OMP_NUM_THREADS=1 python benchmarks/hypergradient_memory.py [--device cpu|cuda]
+    OMP_NUM_THREADS=1 python benchmarks/hypergradient_memory.py [--device cpu|cuda] [--draw]
 
-On a CPU each (model, way) is a process of its own, and its high-water mark of resident memory is set back before each
-meta-gradient; on a GPU torch counts what it allocates. Written are what a meta-gradient adds to that, the slope per step
-between 8 and 128 steps, the seconds it took, and how far its gradient is from the unrolled one, in float32. The
-targets are that mixed-mode adds at 32 steps at most 1/8 of what unrolled adds for the MLP and the transformer, and 1/4 for Conv4
-with batch norm, with a gradient equal to 1e-5.
+What a meta-gradient adds to the memory of tensors: on a CPU by the allocations and frees that torch's profiler writes down, on a
+GPU as torch counts it. On a CPU, resident memory of a process of its own is the check, at 32 steps. Written are the slope per
+step between 8 and 128 steps, the share of what unrolled adds at 32 steps, and how far the gradient is from the unrolled one, in
+float32. The targets are a share of at most 1/8 for the MLP and the transformer, and 1/4 for Conv4 with batch norm, with a
+gradient equal to 1e-5, and no slope for implicit. --draw only makes the picture in docs/ from what was written.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ import json
 import os
 import subprocess
 import sys
-import time
+from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 import kshot
-from kshot import Batch, Task
-from kshot.memory import peak_memory
+from kshot import Batch, Task, atomic
 from kshot.models import MLP, Conv4
 from kshot.rules import SGD
 from kshot.vectorize import meta_backward
 
 STEPS = (1, 8, 32, 128)
-WAYS = ("unrolled", "mixed-mode", "checkpoint:6", "truncated:4", "first-order", "implicit:cg")
-EXACT = ("unrolled", "mixed-mode", "checkpoint:6")
+WAYS = ("unrolled", "mixed-mode", "mixed-mode:6", "checkpoint:6", "truncated:4", "first-order", "implicit:cg")
+EXACT = ("unrolled", "mixed-mode", "mixed-mode:6", "checkpoint:6")
 SHARE = {"mlp": 1 / 8, "transformer": 1 / 8, "conv4 with batch norm": 1 / 4}
 
 
@@ -51,10 +52,13 @@ class Transformer(nn.Module):
         return out
 
 
-MODELS: dict[str, tuple[Any, tuple[int, ...], int, float]] = {  # model, shape of an example, examples a class, rate
+MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, float]] = {
+    # model, shape of an example, examples a class, rate
     "mlp": (lambda: MLP(64, (64, 64, 64), 5), (64,), 100, 0.01),
     "transformer": (Transformer, (32, 64), 10, 0.01),
     "conv4 with batch norm": (lambda: Conv4(5, width=64), (1, 28, 28), 5, 0.01),
+    "small mlp, 10 examples": (lambda: MLP(1, (40, 40), 5), (1,), 2, 0.01),
+    "wide mlp, 1,000 examples": (lambda: MLP(64, (256, 256), 5), (64,), 200, 0.01),
 }
 
 
@@ -69,11 +73,25 @@ def task(shape: tuple[int, ...], each: int, device: str) -> Task:
     return Task(batch(), batch()).to(device)
 
 
-def peak(run: Any, device: str) -> int:
-    """Bytes that `run` adds at most."""
+def peak(run: Callable[[], object], device: str) -> int:
+    """Bytes of tensors that `run` adds at most."""
     gc.collect()
     if device == "cuda":
-        return peak_memory(run, device)
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        run()
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
+
+
+def resident_peak(run: Callable[[], object]) -> int:
+    """Bytes that `run` adds to what is resident at most."""
+    gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to what is resident
     before = _status("VmRSS")
     run()
@@ -85,83 +103,140 @@ def _status(name: str) -> int:
     return 1024 * int(line.split()[1])
 
 
-def measure(model: str, way: str, device: str) -> list[dict[str, Any]]:
+def meta_gradient(model: str, way: str, steps: int, device: str) -> tuple[kshot.MAML, Callable[[], object]]:
+    """A learner, and what runs one meta-gradient of it: once already, so that what is allocated for good is there."""
     make, shape, each, lr = MODELS[model]
-    tasks, rows = task(shape, each, device), []
-    for steps in STEPS:
-        torch.manual_seed(0)
-        learner = kshot.MAML(make(), rule=SGD(lr), steps=steps, hypergradient=way).to(device)
-        meta_backward(learner, tasks, "loop")  # what is allocated once and for all
-        learner.zero_grad(set_to_none=False)
-        start = time.perf_counter()
-        added = peak(lambda learner=learner: meta_backward(learner, tasks, "loop"), device)
-        seconds = time.perf_counter() - start
-        rows.append({"model": model, "way": way, "steps": steps, "MB": added / 1e6, "seconds": round(seconds, 4)})
-        if way in EXACT and steps <= 32:
-            found = torch.cat([p.grad.flatten() for p in learner.parameters() if p.grad is not None])
-            learner.zero_grad()
-            with learner.trying("unrolled"):
-                meta_backward(learner, tasks, "loop")
-            wanted = torch.cat([p.grad.flatten() for p in learner.parameters() if p.grad is not None])
-            rows[-1]["off"] = float((found - wanted).norm() / wanted.norm())
+    tasks = task(shape, each, device)
+    torch.manual_seed(0)
+    learner = kshot.MAML(make(), rule=SGD(lr), steps=steps, hypergradient=way, allow_unused=True).to(device)
+    warm = kshot.MAML(learner.model, rule=SGD(lr), steps=1, hypergradient=way, allow_unused=True)
+    meta_backward(warm, tasks, "loop")
+    learner.zero_grad(set_to_none=False)
+    return learner, lambda: meta_backward(learner, tasks, "loop")
+
+
+def measure(model: str, device: str) -> list[dict[str, Any]]:
+    rows, exact = [], {}
+    for way in WAYS if model in SHARE else EXACT:
+        for steps in STEPS:
+            learner, run = meta_gradient(model, way, steps, device)
+            row: dict[str, Any] = {"model": model, "way": way, "steps": steps, "MB": peak(run, device) / 1e6}
+            if way in EXACT:
+                found = torch.cat([p.grad.flatten() for p in learner.parameters() if p.grad is not None])
+                wanted = exact.setdefault(steps, found)  # unrolled is the first
+                row["off"] = float((found - wanted).norm() / wanted.norm())
+            if device == "cpu" and steps == 32 and way in ("unrolled", "mixed-mode"):
+                row["resident MB"] = in_a_process_of_its_own(model, way, steps) / 1e6
+            rows.append(row)
+        print(f"{model:26}{way:16}" + "".join(f"{x['MB']:10.1f}" for x in rows[-len(STEPS) :]), flush=True)
     return rows
 
 
-def everything(device: str) -> list[dict[str, Any]]:
-    rows = []
-    for model in MODELS:
-        for way in WAYS:
-            if device == "cuda":
-                rows += measure(model, way, device)
-            else:  # small allocations go back at once too
-                environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_TRIM_THRESHOLD_": "0"}
-                command = [sys.executable, __file__, "--child", model, way]
-                rows += json.loads(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
-            print(f"{model:24}{way:16}" + "".join(f"{x['MB']:10.1f}" for x in rows[-len(STEPS) :]), flush=True)
-    return rows
+def in_a_process_of_its_own(model: str, way: str, steps: int) -> int:
+    environment = {
+        **os.environ,
+        "MALLOC_MMAP_THRESHOLD_": "16384",
+        "MALLOC_TRIM_THRESHOLD_": "0",
+    }  # what is freed goes back
+    command = [sys.executable, __file__, "--child", model, way, str(steps)]
+    return int(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """MB a step between 8 and 128 steps, the share of what unrolled adds at 32, and whether that is its target."""
     at = {(x["model"], x["way"], x["steps"]): x for x in rows}
     found = []
-    for model in MODELS:
-        for way in WAYS:
-            slope = (at[model, way, 128]["MB"] - at[model, way, 8]["MB"]) / 120
-            share = at[model, way, 32]["MB"] / at[model, "unrolled", 32]["MB"]
-            off = max(at[model, way, s].get("off", 0.0) for s in STEPS)
-            x = {"model": model, "way": way, "MB a step": slope, "share at 32 steps": share, "off": off}
-            target = (
-                {"target": SHARE[model], "met": share <= SHARE[model] and off <= 1e-5} if way == "mixed-mode" else {}
-            )
-            found.append(x | target)
+    for model, way in dict.fromkeys((x["model"], x["way"]) for x in rows):
+        slope = (at[model, way, 128]["MB"] - at[model, way, 8]["MB"]) / 120
+        share = at[model, way, 32]["MB"] / at[model, "unrolled", 32]["MB"]
+        x: dict[str, Any] = {"model": model, "way": way, "MB a step": slope, "share at 32 steps": share}
+        if way in EXACT:
+            x["off"] = max(at[model, way, s]["off"] for s in STEPS if s <= 32)
+        if way.startswith("mixed-mode") and model in SHARE:
+            x |= {"target": SHARE[model], "met": share <= SHARE[model] and x["off"] <= 1e-5}
+        if way == "implicit:cg":
+            x["flat"] = slope == 0
+        found.append(x)
     return found
+
+
+def draw(rows: list[dict[str, Any]]) -> None:
+    """Peak memory against steps, a panel a model, a line a way."""
+    from kshot.report.canvas import ACCENT, INK, MUTED, name_axes, png
+
+    ends = {
+        "unrolled": (INK, "-"),
+        "checkpoint:6": (MUTED, "-"),
+        "truncated:4": (MUTED, ":"),
+        "mixed-mode": (ACCENT, "-"),
+        "mixed-mode:6": (ACCENT, "--"),
+        "implicit:cg": (MUTED, "--"),
+        "first-order": (MUTED, "-."),
+    }
+
+    def panels(figure: Any) -> None:
+        for i, model in enumerate(SHARE):
+            ax = figure.add_axes((0.06 + 0.325 * i, 0.15, 0.2, 0.68))
+            name_axes(ax, "inner steps", f"{model}, MB added")
+            ax.set_xscale("log", base=2)
+            ax.set_yscale("log")
+            lines = {way: [x["MB"] for x in rows if (x["model"], x["way"]) == (model, way)] for way in ends}
+            for way, (colour, style) in ends.items():
+                ax.plot(STEPS, lines[way], style, color=colour, linewidth=1.6, marker="o", markersize=2.5)
+            ax.set_xticks(STEPS, [str(s) for s in STEPS])
+            ax.minorticks_off()
+            low, high = (f(ax.get_ylim()) for f in (min, max))
+            place = apart({way: line[-1] for way, line in lines.items()}, (high / low) ** 0.062)
+            for way, y in place.items():
+                ax.annotate(
+                    way, (128, y), (7, 0), textcoords="offset points", va="center", fontsize=8, color=ends[way][0]
+                )
+
+    path = Path(__file__).resolve().parents[1] / "docs" / "hypergradient-memory.png"
+    atomic.write(path, png(panels, 11.0, 3.1))
+
+
+def apart(at: dict[str, float], by: float) -> dict[str, float]:
+    """The same heights in their order, each at least `by` times the one below it."""
+    placed: dict[str, float] = {}
+    for way, y in sorted(at.items(), key=lambda item: item[1]):
+        placed[way] = max([y, *(by * below for below in placed.values())])
+    return placed
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--child", nargs=2)
+    parser.add_argument("--draw", action="store_true")
+    parser.add_argument("--child", nargs=3)
     given = parser.parse_args()
+    torch.set_num_threads(1)
     if given.child:
-        torch.set_num_threads(1)
-        print(json.dumps(measure(*given.child, "cpu")))
+        model, way, steps = given.child
+        print(resident_peak(meta_gradient(model, way, int(steps), "cpu")[1]))
         return
-    from evidence import record
+    from evidence import RESULTS, record
 
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = (
-        True,
-        False,
-    )  # or it is not even equal to itself
-    rows = everything(given.device)
-    found = summary(rows)
-    for x in found:
-        print(
-            f"{x['model']:24}{x['way']:16}{x['MB a step']:10.3f} MB a step {x['share at 32 steps']:8.3f}   off {x['off']:.1e}"
-        )
-    name = "hypergradient-memory" if given.device == "cpu" else "hypergradient-memory-gpu"
-    settings = {"steps": STEPS, "tasks": 1, "rule": "sgd", "dtype": "float32"}
-    print("written to", record(name, settings, rows, summary=found))
+    if not given.draw:
+        # or a gradient is not even equal to itself
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
+        rows = [row for model in MODELS for row in measure(model, given.device)]
+        found = summary(rows)
+        for x in found:
+            print(
+                f"{x['model']:26}{x['way']:16}{x['MB a step']:10.3f} MB a step {x['share at 32 steps']:8.3f}   {x.get('off', '')}"
+            )
+        name = "hypergradient-memory" if given.device == "cpu" else "hypergradient-memory-gpu"
+        examples = {model: 5 * each for model, (_, _, each, _) in MODELS.items()}
+        settings = {
+            "steps": STEPS,
+            "tasks": 1,
+            "rule": "sgd",
+            "dtype": "float32",
+            "support and query examples": examples,
+        }
+        print("written to", record(name, settings, rows, summary=found))
+    draw(json.loads((RESULTS / "hypergradient-memory.json").read_text())["rows"])
 
 
 if __name__ == "__main__":

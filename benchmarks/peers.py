@@ -150,6 +150,40 @@ def with_autograd(
         (loss(functional_call(model, fast, (query_x,)), query_y) / len(tasks)).backward()
 
 
+def with_autograd_reptile(
+    model: nn.Module, inner: nn.Module, loss: Loss, tasks: Sequence[Examples], lr: float, steps: int
+) -> None:
+    """θ − φ, averaged over the tasks: a copy of the model trained by hand."""
+    start = dict(model.named_parameters())
+    for support_x, support_y, _, _ in tasks:
+        fast = {name: p.detach().requires_grad_() for name, p in start.items()}
+        for _ in range(steps):
+            value = loss(functional_call(model, fast, (support_x,)), support_y)
+            grads = torch.autograd.grad(value, list(fast.values()))
+            fast = {n: (p - lr * g).detach().requires_grad_() for (n, p), g in zip(fast.items(), grads, strict=True)}
+        _add(list(start.values()), [p.detach() - fast[name].detach() for name, p in start.items()], len(tasks))
+
+
+def with_autograd_prototypes(
+    model: nn.Module, inner: nn.Module, loss: Loss, tasks: Sequence[Examples], lr: float, steps: int
+) -> None:
+    """Means of a class's features, and negative squared distances to them, one episode after the other."""
+    for support_x, support_y, query_x, query_y in tasks:
+        features = model(support_x)
+        means = torch.stack([features[support_y == k].mean(0) for k in range(int(support_y.max()) + 1)])
+        (loss(-torch.cdist(model(query_x), means).square(), query_y) / len(tasks)).backward()
+
+
+def easyfsl_prototypes(
+    model: nn.Module, inner: nn.Module, loss: Loss, tasks: Sequence[Examples], lr: float, steps: int
+) -> None:
+    """easyfsl's class, an episode after the other; its distance is not squared, so its gradient is another."""
+    method = easyfsl_method("PrototypicalNetworks")(model)
+    for support_x, support_y, query_x, query_y in tasks:
+        method.process_support_set(support_x, support_y)
+        (loss(method(query_x), query_y) / len(tasks)).backward()
+
+
 UNROLLED: dict[str, Peer] = {"torchopt": with_torchopt, "higher": with_higher, "autograd": with_autograd}
 FIRST_ORDER: dict[str, Peer] = {
     "torchopt": with_torchopt_first_order,

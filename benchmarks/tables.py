@@ -178,6 +178,15 @@ def hypergradient_memory(r: Result) -> str:
     return table(heads, rows) + source(r)
 
 
+def flat_memory(r: Result) -> str:
+    rows = [
+        (x["way"], f"{x['MB at step 100']:.1f}", f"{x['MB at step 1000']:.1f}", f"{100 * x['largest change']:.2f} %")
+        for x in r["rows"]
+    ]
+    heads = ("hypergradient", "MB resident at step 100", "at step 1,000", "largest change between")
+    return table(heads, rows) + source(r)
+
+
 def sampling(r: Result) -> str:
     rows = [(x["queries"], x["tasks_at_once"], f"{x['median']:,}") for x in r["rows"]]
     return table(("queries a class", "tasks at once", "tasks a second"), rows) + source(r)
@@ -193,7 +202,9 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "intents": intents,
     "meta-gradients": meta_gradients,
     "meta-step": meta_step,
+    "hypergradient-memory": hypergradient_memory,
     "hypergradient-memory-gpu": hypergradient_memory,
+    "flat-memory": flat_memory,
     "sampling": sampling,
 }
 

@@ -4,6 +4,7 @@ closed form of what they claim, on problems where it has one."""
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 import kshot
 from kshot import Batch, InputError, Task, meta_loss, recipes
@@ -33,7 +35,7 @@ from kshot.rules import SGD, Adam, Curvature, LSTMRule, Momentum, Rule, Strategy
 from tests.conftest import classification, regression
 from tests.test_laws import central_difference, gradients
 
-EXACT = ["unrolled", "mixed-mode", "checkpoint:1", "checkpoint:2", "checkpoint:9", "truncated:9"]
+EXACT = ["unrolled", "mixed-mode", "mixed-mode:2", "checkpoint:1", "checkpoint:2", "checkpoint:9", "truncated:9"]
 WAYS = ["loop", "vmap"]
 
 
@@ -208,6 +210,40 @@ def test_a_loss_that_a_part_of_the_parameters_meets_without_the_task() -> None:
             found.append(torch.cat([g.flatten() for g in torch.autograd.grad(value, [*model.parameters(), meta])]))
     for g in found:
         torch.testing.assert_close(g, found[0], rtol=1e-10, atol=1e-12)
+
+
+SHORT_CUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "silu of torch": torch.nn.SiLU(),
+    "mish": F.mish,
+    "group norm": lambda m: F.group_norm(m.reshape(2, 4, 2), 2, m[0], m[1]),
+    "group norm of torch": lambda m: torch.group_norm(m, 2),
+    "logit": lambda m: torch.logit(m.sigmoid()),
+    "cumprod": lambda m: m.cumprod(0),
+    "det": lambda m: torch.linalg.det(m + 3 * torch.eye(4, dtype=m.dtype)),
+    "logdet": lambda m: torch.logdet(m @ m.T + torch.eye(4, dtype=m.dtype)),
+    "solve": lambda m: torch.linalg.solve(m + 3 * torch.eye(4, dtype=m.dtype), m),
+    "inv": lambda m: torch.linalg.inv(m + 3 * torch.eye(4, dtype=m.dtype)),
+}
+
+
+@pytest.mark.parametrize("name", SHORT_CUTS)
+def test_functions_whose_gradient_is_another_where_no_graph_of_it_is_made(name: str) -> None:
+    g = torch.Generator().manual_seed(0)
+    start, x = torch.randn(4, 4, generator=g).double().requires_grad_(), torch.randn(3, 4, 4, generator=g).double()
+
+    def loss(x: Tensor, how: str) -> Tensor:
+        def objective(params: Params, step: int) -> Tensor:
+            return SHORT_CUTS[name](params["m"] + 0.1 * x).sin().square().mean()
+
+        fitted = kshot.unroll(objective, {"m": start}, SGD(0.1), 2, how)["m"]
+        return (fitted * x).sin().sum()
+
+    wanted = torch.autograd.grad(torch.stack([loss(row, "unrolled") for row in x]).sum(), start)
+    for how in ("mixed-mode", "mixed-mode:2"):
+        looped = torch.stack([loss(row, how) for row in x]).sum()
+        for value in (looped, torch.vmap(lambda row, h=how: loss(row, h))(x).sum()):
+            torch.testing.assert_close(torch.autograd.grad(value, start), wanted, rtol=1e-9, atol=1e-11)
 
 
 # Quadratic problems L(φ) = ½ φᵀAφ − (Bψ)ᵀφ, judged by cᵀφ: every way has a closed form.
@@ -414,6 +450,32 @@ def test_evolution_is_mamlplusplus_own_loss_too() -> None:
     assert float(torch.cosine_similarity(found, exact, 0)) > 0.97
 
 
+FLAT = ["unrolled", "first-order", "truncated:1", "mixed-mode", "mixed-mode:2", "checkpoint:2", "finite-difference"]
+
+
+@pytest.mark.parametrize("how", [*FLAT, "implicit:cg", "implicit:neumann", Evolution(pairs=2)], ids=str)
+def test_no_step_leaves_a_tensor_behind(how: str | Hypergradient) -> None:
+    """Exactly: as many tensors live after twenty outer steps more, and not a byte of tensor memory. benchmarks/flat_memory.py
+    has resident memory over a thousand."""
+    torch.manual_seed(0)
+    learner = kshot.MAML(MLP(1, (4,), 1), loss="mse", rule=SGD(0.01), steps=2, hypergradient=how).double()
+    tasks, optimizer = regression(tasks=2), torch.optim.Adam(learner.parameters())
+
+    def train(steps: int) -> int:
+        for step in range(steps):
+            optimizer.zero_grad(set_to_none=False)
+            meta_loss(learner, tasks, "vmap" if step % 2 else "loop").backward()
+            optimizer.step()
+        gc.collect()
+        return sum(issubclass(type(o), Tensor) for o in gc.get_objects())
+
+    before = train(4)
+    assert train(20) == before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        train(4)
+    assert sum(e.nbytes() for e in seen.profiler.kineto_results.events() if e.name() == "[memory]") == 0  # type: ignore[union-attr]
+
+
 # What goes together, and what says why it does not.
 
 
@@ -449,7 +511,8 @@ def test_torchs_own_squared_error_passes_in_mixed_mode() -> None:
 
 
 @pytest.mark.parametrize(
-    "way", ["truncated:2", "implicit:cg", Implicit("neumann", 3.0, 7), Evolution(pairs=2), Checkpoint(4)]
+    "way",
+    ["truncated:2", "mixed-mode:4", "implicit:cg", Implicit("neumann", 3.0, 7), Evolution(pairs=2), Checkpoint(4)],
 )
 def test_it_is_saved_with_the_learner(way: str | Hypergradient, tmp_path: Path) -> None:
     kshot.save(kshot.MAML(MLP(4, (5,), 3), hypergradient=way), tmp_path / "a.safetensors")
@@ -465,6 +528,7 @@ def test_a_recipe_takes_one_with_settings() -> None:
 
 def test_names_and_objects() -> None:
     assert hypergradient("checkpoint:3") == Checkpoint(3)
+    assert hypergradient("mixed-mode:3") == MixedMode(3)
     assert hypergradient("truncated:0") == Truncated(0)
     assert hypergradient("implicit:neumann") == Implicit("neumann")
     assert hypergradient("unrolled") == Unrolled()
@@ -479,6 +543,8 @@ def test_names_and_objects() -> None:
         (lambda: hypergradient("truncated:x"), "give 'truncated:5'"),
         (lambda: hypergradient("truncated:-1"), "give 'truncated:5'"),
         (lambda: hypergradient("checkpoint:0"), "give 'checkpoint:5'"),
+        (lambda: hypergradient("mixed-mode:0"), "give 'mixed-mode:5'"),
+        (lambda: hypergradient("finite-difference:2"), "choose one of"),
         (lambda: hypergradient("unrolled:3"), "choose one of"),
         (lambda: hypergradient("implicit:lu"), "choose 'implicit:cg' or 'implicit:neumann'"),
         (lambda: hypergradient(None), "choose one of"),

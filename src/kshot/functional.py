@@ -25,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from kshot.types import Batch, InputError, inside_transform, is_concrete
+from kshot.types import Batch, InputError, inside_vmap, is_concrete
 
 Params = dict[str, Tensor]
 BatchNormPolicy = Literal["batch", "running"] | None
@@ -177,7 +177,7 @@ def _no_fused_encoder() -> Iterator[None]:
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
     """Inside, what is computed can be differentiated twice, also under vmap."""
-    with sdpa_kernel(SDPBackend.MATH), _AffineApart() if inside_transform() else nullcontext():
+    with sdpa_kernel(SDPBackend.MATH), _AffineApart() if inside_vmap() else nullcontext():
         yield
 
 

@@ -179,6 +179,11 @@ def inside_transform() -> bool:
     return torch._C._functorch.maybe_current_level() is not None
 
 
+def inside_vmap() -> bool:
+    stack = torch._C._functorch.get_interpreter_stack()
+    return stack is not None and any(level.key() == torch._C._functorch.TransformType.Vmap for level in stack)
+
+
 def is_concrete(batch: Batch) -> bool:
     """Whether the values can be looked at: not inside vmap, grad, or what traces operations to compile them."""
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor

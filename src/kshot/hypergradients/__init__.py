@@ -2,7 +2,8 @@
 
 unrolled           exact, keeps the graph of every step
 mixed-mode         exact, keeps the parameters of every step
-checkpoint:K       exact, keeps the parameters of every Kth step, and takes the steps again
+mixed-mode:K       exact, keeps the parameters of every Kth step, and takes the steps again
+checkpoint:K       exact, keeps the parameters of every Kth step and the graph of K steps, and takes the steps again
 first-order        as if inner gradients were constants
 truncated:K        exact through the last K steps, first-order before them
 finite-difference  mixed-mode, with a difference of two gradients for the second derivative
@@ -34,6 +35,7 @@ HYPERGRADIENTS: dict[str, Callable[..., Hypergradient]] = {
 _BY_NAME = (
     "unrolled",
     "mixed-mode",
+    "mixed-mode:5",
     "checkpoint:5",
     "first-order",
     "truncated:5",
@@ -50,7 +52,8 @@ def hypergradient(given: str | Hypergradient) -> Hypergradient:
         return given
     if isinstance(given, str):
         name, _, setting = given.partition(":")
-        if name in HYPERGRADIENTS and (name in ("implicit", "checkpoint", "truncated")) == bool(setting):
+        needs, may = name in ("implicit", "checkpoint", "truncated"), name == "mixed-mode"
+        if name in HYPERGRADIENTS and (needs == bool(setting) or may):
             if not setting:
                 return HYPERGRADIENTS[name]()
             return HYPERGRADIENTS[name](int(setting) if setting.lstrip("-").isdecimal() else setting)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from kshot.functional import Params
+from kshot.functional import Params, twice_differentiable
 from kshot.hypergradients.captured import Captured, replaced, together
-from kshot.hypergradients.hypergradient import Hypergradient, Objective, constant_gradient
+from kshot.hypergradients.hypergradient import Hypergradient, Objective, StepByStep, gradient_and_value, pulled_back
 from kshot.hypergradients.unrolled import FirstOrder, Unrolled
 from kshot.rules import Rule
 from kshot.types import InputError
@@ -34,19 +34,28 @@ class Checkpoint(Hypergradient):
             )
 
     def descend(self, objective: Objective, params: Params, rule: Rule, steps: int) -> Iterator[Params]:
-        if not torch.is_grad_enabled():
-            yield from FirstOrder().descend(objective, params, rule, steps)
-            return
-        yield params
-        state = rule.init(params)
-        for start in range(0, steps, self.every):
-            taken = range(start, min(start + self.every, steps))
-            path, state = _segment(objective, params, state, rule, taken)
-            params = path[-1]
-            yield from path
+        return by_segments(Unrolled(), self.every, objective, params, rule, steps)
 
 
-def _segment(objective: Objective, params: Params, state: Any, rule: Rule, taken: range) -> tuple[list[Params], Any]:
+def by_segments(
+    way: StepByStep, every: int, objective: Objective, params: Params, rule: Rule, steps: int
+) -> Iterator[Params]:
+    """The steps of `way`; it keeps what stands between segments of `every` steps, and what is inside one at a time."""
+    if not torch.is_grad_enabled():
+        yield from FirstOrder().descend(objective, params, rule, steps)
+        return
+    yield params
+    state = rule.init(params)
+    for start in range(0, steps, every):
+        taken = range(start, min(start + every, steps))
+        path, state = _segment(way, objective, params, state, rule, taken)
+        params = path[-1]
+        yield from path
+
+
+def _segment(
+    way: StepByStep, objective: Objective, params: Params, state: Any, rule: Rule, taken: range
+) -> tuple[list[Params], Any]:
     own, begin = _tensors((params, state))
 
     def walk(own: list[Tensor], gradient: Any, update: Any) -> tuple[list[Tensor], Any]:
@@ -62,22 +71,22 @@ def _segment(objective: Objective, params: Params, state: Any, rule: Rule, taken
         return rule.step(params, grads, rule.observe(state, value))
 
     seen = Captured()
+
+    def first(params: Params, step: int) -> tuple[Params, Tensor]:
+        def watched(p: Params) -> Tensor:
+            with twice_differentiable():  # as when it is taken again: other roundings would lead to other parameters
+                return seen.run(objective, p, step)
+
+        return gradient_and_value(watched, params)
+
     with torch.no_grad():
-        ends, finish = walk(
-            own,
-            lambda params, step: constant_gradient(lambda p, s: seen.run(objective, p, s), params, step),
-            lambda *args: seen.run(update, *args),
-        )
-    others = seen.tensors
+        ends, finish = walk(own, first, lambda *args: seen.run(update, *args))
+    others, kept, again = seen.tensors, len(own), seen.again(walk)
 
     def pure(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        exact = Unrolled()
-        now = replaced(
-            lambda own: walk(own, lambda params, step: exact.gradient(objective, params, step, 0), update)[0],
-            others,
-            tensors[len(own) :],
-        )
-        return tuple(now(list(tensors[: len(own)])))
+        of = replaced(objective, others, tensors[kept:])
+        gradient = lambda params, step: way.gradient(of, params, step, 0)  # noqa: E731
+        return tuple(again(list(tensors[:kept]), gradient, replaced(update, others, tensors[kept:]))[0])
 
     found: tuple[list[Params], Any] = finish(_Segment.apply(pure, len(ends), *together(ends), *own, *others))  # type: ignore[no-untyped-call]
     return found
@@ -116,15 +125,16 @@ class _Segment(torch.autograd.Function):
         tensors = ctx.saved_tensors
         wanted = [i for i in range(len(tensors)) if ctx.needs_input_grad[2 + ctx.count + i]]
 
-        def ends(chosen: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        def ends(chosen: list[Tensor]) -> tuple[Tensor, ...]:
             full = list(tensors)
             for i, t in zip(wanted, chosen, strict=True):
                 full[i] = t
             found: tuple[Tensor, ...] = ctx.pure(tuple(full))
             return found
 
-        pull = torch.func.vjp(ends, tuple(tensors[i] for i in wanted))[1]
+        with twice_differentiable():
+            grads, _ = pulled_back(ends, [tensors[i] for i in wanted], along)
         found: list[Tensor | None] = [None] * (2 + ctx.count + len(tensors))
-        for i, g in zip(wanted, pull(along)[0], strict=True):
+        for i, g in zip(wanted, grads, strict=True):
             found[2 + ctx.count + i] = g
         return tuple(found)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree
 
 from kshot.functional import Params, twice_differentiable
 from kshot.hypergradients.beneath import Beneath
 from kshot.rules import Rule
 
+T = TypeVar("T")
 Objective = Callable[[Params, int], Tensor]  # (parameters, step) -> scalar
 
 
@@ -63,13 +66,64 @@ def constant_gradient(objective: Objective, params: Params, step: int) -> tuple[
 
 
 def gradient(objective: Objective, params: Params, step: int, differentiable: bool) -> tuple[Params, Tensor]:
-    """By torch.autograd wherever that goes, else by torch.func.grad, which costs more."""
+    """By torch.autograd wherever that goes, else by torch.func, which costs more."""
     if not Beneath.reachable():
-        with twice_differentiable() if differentiable else torch.no_grad():  # which silences the outer loop alone
-            return torch.func.grad_and_value(objective)(params, step)
+        with (
+            twice_differentiable() if differentiable else torch.no_grad()
+        ):  # which silences the outer loop, not torch.func
+            return gradient_and_value(lambda p: objective(p, step), params)
     vmap, attention = Beneath(), sdpa_kernel(SDPBackend.MATH) if differentiable else nullcontext()
     with torch.enable_grad(), attention:
         at = [vmap.leaf(p) for p in params.values()]
         value = objective(dict(zip(params, map(vmap.above, at), strict=True)), step)
         found = vmap.grad(value, at, create_graph=differentiable)
     return dict(zip(params, map(vmap.above, found), strict=True)), value if differentiable else value.detach()
+
+
+def gradient_and_value(function: Callable[[T], Tensor], at: T, moving: bool = False) -> tuple[T, Tensor]:
+    """torch.func.grad_and_value, which makes a graph of the gradient, and keeps all until it is done, also where nobody asks.
+
+    Where gradients are off, this one makes no such graph, and lets go of the forward pass on its way back.
+    moving: whether torch.func.jvp differentiates the gradient.
+    """
+    grads, (value,) = pulled_back(lambda p: [function(p)], at, [None], moving)
+    return grads, value
+
+
+def pulled_back(
+    function: Callable[[T], Sequence[Tensor]], at: T, along: Sequence[Tensor | None], moving: bool = False
+) -> tuple[T, Sequence[Tensor]]:
+    """Σ along · ∂function/∂at, and the function's values; torch.func.vjp with the memory of gradient_and_value."""
+    further = torch.is_grad_enabled()
+
+    def both(at: T) -> tuple[Sequence[Tensor], T]:
+        leaves, spec = _pytree.tree_flatten(at)
+        ends = function(at)
+        used = [(end, v) for end, v in zip(ends, along, strict=True) if end.requires_grad]
+        if not used:
+            return ends, _pytree.tree_map(torch.zeros_like, at)
+        graph = further or (moving and any(_takes_short_cuts(end) for end, _ in used))
+        settings = {"create_graph": graph, "allow_unused": True, "materialize_grads": True}
+        grads = torch.autograd.grad([end for end, _ in used], leaves, [v for _, v in used], **settings)
+        return ends, _pytree.tree_unflatten(grads, spec)
+
+    found: Any = torch.func.vjp(both, at, has_aux=True)  # for its level, where autograd may work: it is not pulled back
+    return found[2], found[0]
+
+
+# Their derivatives have, for when no graph of the gradient is made, a kernel without a derivative of its own or, worse, a formula
+# that takes what was saved for a constant.
+_SHORT_CUTS = {"Silu", "Mish", "Logit", "NativeGroupNorm", "Cumprod", "LinalgDet", "LinalgSlogdet", "LinalgSolveEx"}
+
+
+def _takes_short_cuts(value: Tensor) -> bool:
+    passed, ahead = set(), [value.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in passed:
+            continue
+        passed.add(node)
+        if node.name().partition("Backward")[0] in _SHORT_CUTS:
+            return True
+        ahead += [further for further, _ in node.next_functions]
+    return False

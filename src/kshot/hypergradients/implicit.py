@@ -71,10 +71,10 @@ class Implicit(Hypergradient):
         seen, names = Captured(), list(params)
         with torch.no_grad():
             seen.run(lambda *own: objective(dict(zip(names, own, strict=True)), steps), *now.values())
-        others = seen.tensors
+        others, again = seen.tensors, seen.again(objective)
 
         def pure(own: tuple[Tensor, ...], rest: tuple[Tensor, ...]) -> Tensor:
-            return replaced(objective, others, rest)(dict(zip(names, own, strict=True)), steps)
+            return replaced(again, others, rest)(dict(zip(names, own, strict=True)), steps)
 
         found = _Optimum.apply(self, pure, len(names), *together(list(now.values())), *params.values(), *others)  # type: ignore[no-untyped-call]
         yield dict(zip(names, found, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from kshot.functional import Params, twice_differentiable
 from kshot.hypergradients.captured import Captured, replaced, together
-from kshot.hypergradients.hypergradient import Objective, StepByStep
+from kshot.hypergradients.checkpoint import by_segments
+from kshot.hypergradients.hypergradient import Objective, StepByStep, gradient_and_value
+from kshot.rules import Rule
 from kshot.types import InputError
 
 Gradient = Any  # (tensors of the parameters, other tensors) -> (value, gradients in all of them)
@@ -27,11 +30,11 @@ class _ByParts(StepByStep):
             return seen.run(lambda *own: objective(dict(zip(names, own, strict=True)), step), *tensors)
 
         with torch.no_grad():
-            grads, value = torch.func.grad_and_value(watched)(tuple(params.values()))
-        others = seen.tensors
+            grads, value = gradient_and_value(watched, tuple(params.values()))
+        others, again = seen.tensors, seen.again(objective)
 
         def pure(own: tuple[Tensor, ...], rest: tuple[Tensor, ...]) -> Tensor:
-            return replaced(objective, others, rest)(dict(zip(names, own, strict=True)), step)
+            return replaced(again, others, rest)(dict(zip(names, own, strict=True)), step)
 
         known = together([value, *grads])
         value, *found = _Step.apply(self, pure, len(names), *known, *params.values(), *others)  # type: ignore[no-untyped-call]
@@ -72,8 +75,7 @@ class _Step(torch.autograd.Function):
                 found: Tensor = ctx.pure(tuple(full[: ctx.count]), tuple(full[ctx.count :]))
                 return found
 
-            found: list[Tensor] = torch.func.grad(value)([tensors[i] for i in wanted])
-            return found
+            return gradient_and_value(value, [tensors[i] for i in wanted], moving=True)[0]
 
         with twice_differentiable():
             first, second = ctx.way.second(gradients, own, along)
@@ -88,7 +90,19 @@ class MixedMode(_ByParts):
     """Exact, forward over reverse: a step keeps its parameters and no graph.
 
     Kemaev, Calian, Zintgraf, Farquhar, van Hasselt 2025, Scalable Meta-Learning via Mixed-Mode Differentiation.
+    every: keep the parameters of every so many steps alone, and take the steps between again on the way back.
     """
+
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.every, int) or self.every < 1:
+            raise InputError(f"mixed-mode:{self.every} needs a whole number of steps: give 'mixed-mode:5'")
+
+    def descend(self, objective: Objective, params: Params, rule: Rule, steps: int) -> Iterator[Params]:
+        if self.every == 1:
+            return super().descend(objective, params, rule, steps)
+        return by_segments(self, self.every, objective, params, rule, steps)
 
     def second(self, gradients: Any, own: tuple[Tensor, ...], along: tuple[Tensor, ...]) -> Any:
         try:
