@@ -42,22 +42,27 @@ class Compiled:
     """
 
     def __init__(self, learner: MetaLearner, losses: Losses, tasks: Task, size: int) -> None:
-        """Made for as many tasks of this shape; torch.compile does its part when it is first called."""
+        """Made for as many tasks of this shape."""
         self.size = size
         self._pool = _pool(torch.get_num_threads()) if size < len(tasks) and not tasks.support.x.is_cuda else None
         self._made: dict[int, Recorded] = {}
         for few in {min(size, len(tasks)), len(tasks) % size} - {0}:
-            recorded = record(learner, losses, tasks[:few])
-            self._made[few] = torch.compile(recorded, dynamic=False, options=self._options(tasks))
-            if self._pool is not None:  # compiled in one of its threads before two want to
-                self._pool.submit(self._run, inputs(learner, tasks[:few]), few).result()
+            self._compile(record(learner, losses, tasks[:few]), inputs(learner, tasks[:few]), few)
 
-    def _options(self, tasks: Task) -> dict[str, Any]:
-        """On a GPU one launch for all kernels, on a CPU one call; and the random numbers of eager mode."""
-        if tasks.support.x.is_cuda:
-            return {"fallback_random": True, "triton.cudagraphs": True}
-        threads = {"cpp.threads": 1} if self._pool is not None else {}
-        return {"fallback_random": True, "cpp_wrapper": True, **threads}
+    def _compile(self, recorded: GraphModule, given: list[Tensor], size: int) -> None:
+        """On a GPU one launch for all kernels; on a CPU one call, if torch (2.13: not all of bf16) can; else a call for each."""
+        ways = [{"triton.cudagraphs": True}] if given[-1].is_cuda else [{"cpp_wrapper": True}, {"cpp_wrapper": False}]
+        threads = {} if self._pool is None else {"cpp.threads": 1}
+        for way in ways:
+            options: dict[str, Any] = {"fallback_random": True, **threads, **way}  # the random numbers of eager mode
+            self._made[size] = torch.compile(recorded, dynamic=False, options=options)
+            try:  # in one of the threads, before two want to
+                self._run(given, size) if self._pool is None else self._pool.submit(self._run, given, size).result()
+                return
+            except NotCompiled as error:
+                reason = error
+            torch._dynamo.reset()
+        raise reason
 
     def __call__(self, learner: MetaLearner, tasks: Task) -> tuple[Tensor, Gradient]:
         own = _tensors(learner)
