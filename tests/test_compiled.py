@@ -244,14 +244,16 @@ def test_what_cannot_be_compiled_goes_on_eagerly_and_says_why() -> None:
 
 def test_a_wrong_compilation_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     learner, tasks = maml(), _floats(classification())
-    wrong = lambda recorded, **named: lambda *tensors: [None if t is None else 1.1 * t for t in recorded(*tensors)]  # noqa: E731
-    monkeypatch.setattr(torch, "compile", wrong)
+    wrong = lambda recorded, given, **named: (
+        lambda *tensors: [None if t is None else 1.1 * t for t in recorded(*tensors)]
+    )  # noqa: E731
+    monkeypatch.setattr(torch._inductor, "compile", wrong)
     with pytest.raises(InputError, match=r"its gradient is off by 0\.1 of its length"):
         meta_loss(learner, tasks, "vmap", compile=True)
 
 
 def test_tasks_of_many_shapes_are_compiled_for_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "compile", lambda recorded, **named: recorded)
+    monkeypatch.setattr(torch._inductor, "compile", lambda recorded, given, **named: recorded)
     learner, way = maml(), compiling.Compiling(True, lambda line: None)
     found = [way.step(learner, _floats(classification(shots=k)), "vmap", 10) for k in (1, 2, 3, 4, 5, 1)]
     assert [step is not None for step in found] == [True] * 4 + [False, True]

@@ -1,8 +1,8 @@
 """The meta-loss and its gradient as one compiled function.
 
 It is recorded from one run without numbers, below all transforms and below autograd: a flat list of operations on tensors, which
-torch.compile takes without questions. So any learner and any hypergradient will do, as long as no value of a tensor decides
-what happens next.
+the compiler of torch.compile takes without questions. So any learner and any hypergradient will do, as long as no value of a
+tensor decides what happens next.
 """
 
 from __future__ import annotations
@@ -53,16 +53,17 @@ class Compiled:
         """On a GPU one launch for all kernels; on a CPU one call, if torch (2.13: not all of bf16) can; else a call for each."""
         ways = [{"triton.cudagraphs": True}] if given[-1].is_cuda else [{"cpp_wrapper": True}, {"cpp_wrapper": False}]
         threads = {} if self._pool is None else {"cpp.threads": 1}
+        from torch import _inductor  # takes a second to import
+
         for way in ways:
             options: dict[str, Any] = {"fallback_random": True, **threads, **way}  # the random numbers of eager mode
-            self._made[size] = torch.compile(recorded, dynamic=False, options=options)
-            try:  # in one of the threads, before two want to
-                self._run(given, size) if self._pool is None else self._pool.submit(self._run, given, size).result()
+            try:  # there is nothing in a recording for the rest of torch.compile to do, or to look after at each call
+                with torch.no_grad():
+                    self._made[size] = _inductor.compile(recorded, list(given), options=options)
                 return
-            except NotCompiled as error:
+            except Exception as error:  # such as that there is no compiler of C++
                 reason = error
-            torch._dynamo.reset()
-        raise reason
+        raise NotCompiled(_line(reason)) from reason
 
     def __call__(self, learner: MetaLearner, tasks: Task) -> tuple[Tensor, Gradient]:
         own = _tensors(learner)
@@ -84,11 +85,8 @@ class Compiled:
     def _run(self, tensors: list[Tensor], size: int) -> Sequence[Any]:
         device = tensors[-1].device.type
         casting = torch.is_autocast_enabled(device)  # its casts are recorded
-        try:
-            with torch.no_grad(), torch.autocast(device, enabled=False) if casting else nullcontext():
-                return self._made[size](*tensors)
-        except torch._dynamo.exc.TorchDynamoException as error:  # such as that there is no compiler of C++
-            raise NotCompiled(_line(error)) from error
+        with torch.no_grad(), torch.autocast(device, enabled=False) if casting else nullcontext():
+            return self._made[size](*tensors)
 
 
 @cache
@@ -158,7 +156,8 @@ def _traced(step: Callable[..., Any], given: list[Tensor]) -> GraphModule:
     ):  # without numbers is quicker, and cannot do forward derivatives under vmap (torch 2.13)
         try:
             with torch.random.fork_rng():
-                return make_fx(step, tracing_mode=tracing)(*given)
+                found = make_fx(step, tracing_mode=tracing)(*given)
+                return found if tracing == "fake" else make_fx(found, tracing_mode="fake")(*given)
         except InputError:
             raise
         except Exception as error:  # eager mode may still be able to do whatever this is
