@@ -21,7 +21,9 @@ check: .venv/installed
 # The slow evidence: peers in an environment of their own, figures into results/*.json, tables into README.md.
 bench: .venv-bench/installed
 	$(ONE_THREAD) .venv-bench/bin/python benchmarks/meta_gradients.py
-	$(ONE_THREAD) .venv-bench/bin/python benchmarks/meta_step.py
+	.venv-bench/bin/python benchmarks/meta_step.py
+	.venv-bench/bin/python benchmarks/scaling.py
+	.venv-bench/bin/python benchmarks/attempts.py
 	$(ONE_THREAD) .venv-bench/bin/python benchmarks/hypergradient_memory.py
 	$(ONE_THREAD) .venv-bench/bin/python benchmarks/flat_memory.py
 	.venv-bench/bin/python benchmarks/sampling.py

@@ -153,12 +153,13 @@ def with_autograd(
 def with_autograd_reptile(
     model: nn.Module, inner: nn.Module, loss: Loss, tasks: Sequence[Examples], lr: float, steps: int
 ) -> None:
-    """θ − φ, averaged over the tasks: a copy of the model trained by hand."""
+    """θ − φ, averaged over the tasks: a copy of the model trained by hand, on all examples of a task."""
     start = dict(model.named_parameters())
-    for support_x, support_y, _, _ in tasks:
+    for support_x, support_y, query_x, query_y in tasks:
+        x, y = torch.cat([support_x, query_x]), torch.cat([support_y, query_y])
         fast = {name: p.detach().requires_grad_() for name, p in start.items()}
         for _ in range(steps):
-            value = loss(functional_call(model, fast, (support_x,)), support_y)
+            value = loss(functional_call(model, fast, (x,)), y)
             grads = torch.autograd.grad(value, list(fast.values()))
             fast = {n: (p - lr * g).detach().requires_grad_() for (n, p), g in zip(fast.items(), grads, strict=True)}
         _add(list(start.values()), [p.detach() - fast[name].detach() for name, p in start.items()], len(tasks))

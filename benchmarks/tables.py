@@ -17,7 +17,7 @@ from typing import Any
 from kshot import atomic
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "performance.md")
 Result = dict[str, Any]
 
 
@@ -156,15 +156,80 @@ def meta_gradients(r: Result) -> str:
 
 
 def meta_step(r: Result) -> str:
-    names = list(dict.fromkeys(x["contender"] for x in r["rows"]))
+    """The best peer, kshot as it comes, and compiled."""
     rows = []
     for problem in dict.fromkeys((x["problem"], x["steps"]) for x in r["rows"]):
-        found = {x["contender"]: x["median"] for x in r["rows"] if (x["problem"], x["steps"]) == problem}
-        ours = min(s for name, s in found.items() if name.startswith("kshot"))
-        peers = min(s for name, s in found.items() if not name.startswith("kshot"))
-        times = (f"{1000 * found[name]:.1f}" if name in found else "–" for name in names)
-        rows.append((problem[0], problem[1], *times, f"{peers / ours:.1f} ×"))
-    return table(("one meta-step, ms", "inner steps", *names, "best peer / kshot"), rows) + source(r)
+        found = {x["contender"]: x for x in r["rows"] if (x["problem"], x["steps"]) == problem}
+        peer = found[found["kshot auto"]["best peer"]]
+        cells = [f"{1000 * peer['median']:.1f} ({peer['contender']})", timed(found["kshot auto"])]
+        cells += [timed(found[name]) if name in found else "" for name in ("kshot compiled",)]
+        rows.append((problem[0], problem[1] or "", *cells))
+    heads = ("one meta-step, ms", "inner steps", "best peer", "kshot", "kshot, compiled")
+    return table(heads, rows) + source(r)
+
+
+def timed(x: Result) -> str:
+    return f"{1000 * x['median']:.{1 if x['median'] > 0.01 else 2}f}, **{x['ratio']:.1f} ×**"
+
+
+def meta_step_ways(r: Result) -> str:
+    """Every contender."""
+    rows = [
+        (
+            x["problem"],
+            x["steps"] or "",
+            x["contender"] + (f" ({x['way']})" if "way" in x else ""),
+            f"{1000 * x['median']:.2f}",
+            f"{1000 * x['lowest']:.2f}–{1000 * x['highest']:.2f}",
+            f"{x['ratio']:.2f}",
+            f"{x['deviation']:.0e}",
+            x.get("choice", ""),
+            x.get("compilation", ""),
+        )
+        for x in r["rows"]
+    ]
+    heads = ("", "inner steps", "", "ms", "range", "best peer / this", "off", "choice, steps", "compilation, s")
+    return table(heads, rows) + source(r)
+
+
+def attempts(r: Result) -> str:
+    rows = [
+        (
+            x["attempt"],
+            x["on"],
+            x["expected"],
+            f"{x['before']:.3g} → {x['after']:.3g}",
+            f"{x['before'] / x['after']:.2f} ×",
+            x["kept"],
+        )
+        for x in r["rows"]
+    ]
+    return table(("attempt", "on", "expected", "ms", "", ""), rows) + source(r)
+
+
+def floor(r: Result) -> str:
+    """Of the Conv4-64 step with stride 2, 5-way 1-shot, 15 queries a class, one inner step, counted from the shapes."""
+    forward = (
+        2 * (196 * 9 * 64 + (49 + 16 + 4) * 576 * 64) / 1e9
+    )  # of one image; a multiplication and an addition are two
+    query, support = (
+        75 * 3 * forward,
+        5 * 8 * forward,
+    )  # back costs twice forward, and back through both about five times
+    rate = r["gigaflops_of_a_thread"]
+    rows = [
+        ("one image forward", f"{forward:.4f}", f"{1000 * forward / rate:.2f}"),
+        ("75 query images, forward and back", f"{query:.2f}", f"{1000 * query / rate:.1f}"),
+        ("5 support images, forward, back, and back through both", f"{support:.2f}", f"{1000 * support / rate:.1f}"),
+    ]
+    note = f"\n\nIn a large matrix product one thread does {rate:.0f} thousand million operations a second. Batch norm's double "
+    note += f"backward is {100 * r['batch_norm_double_backward']:.0f} % of the eager step."
+    return table(("of one task", "thousand million operations", "ms on one thread"), rows) + note + source(r)
+
+
+def scaling(r: Result) -> str:
+    rows = [(x["contender"], x["against"], x["from"], x["to"], f"{x['exponent']:.2f}") for x in r["rows"]]
+    return table(("", "cost against", "from", "to", "exponent"), rows) + source(r)
 
 
 def hypergradient_memory(r: Result) -> str:
@@ -202,6 +267,10 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "intents": intents,
     "meta-gradients": meta_gradients,
     "meta-step": meta_step,
+    "meta-step: all": meta_step_ways,
+    "attempts": attempts,
+    "attempts: floor": floor,
+    "scaling": scaling,
     "hypergradient-memory": hypergradient_memory,
     "hypergradient-memory-gpu": hypergradient_memory,
     "flat-memory": flat_memory,
@@ -214,10 +283,10 @@ def filled(text: str) -> str:
 
     def make(match: re.Match[str]) -> str:
         name = match[1]
-        result = json.loads((ROOT / "results" / f"{name}.json").read_text())
+        result = json.loads((ROOT / "results" / f"{name.partition(':')[0]}.json").read_text())
         return f"<!-- table: {name} -->\n{TABLES[name](result)}\n<!-- end -->"
 
-    return re.sub(r"<!-- table: ([\w-]+) -->.*?<!-- end -->", make, text, flags=re.DOTALL)
+    return re.sub(r"<!-- table: ([\w: -]+?) -->.*?<!-- end -->", make, text, flags=re.DOTALL)
 
 
 def main() -> None:

@@ -246,7 +246,7 @@ def test_a_wrong_compilation_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     learner, tasks = maml(), _floats(classification())
     wrong = lambda recorded, given, **named: (
         lambda *tensors: [None if t is None else 1.1 * t for t in recorded(*tensors)]
-    )  # noqa: E731
+    )
     monkeypatch.setattr(torch._inductor, "compile", wrong)
     with pytest.raises(InputError, match=r"its gradient is off by 0\.1 of its length"):
         meta_loss(learner, tasks, "vmap", compile=True)

@@ -29,6 +29,7 @@ from kshot.hypergradients import (
     Truncated,
     Unrolled,
     hypergradient,
+    residuals,
 )
 from kshot.models import MLP, Conv4
 from kshot.rules import SGD, Adam, Curvature, LSTMRule, Momentum, Rule, StrategyNetwork
@@ -569,3 +570,74 @@ def test_names_and_objects() -> None:
 def test_what_is_wrong_is_said(make: Callable[[], object], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         make()
+
+
+@pytest.mark.parametrize("how", ["unrolled", "mixed-mode", "checkpoint:2", "truncated:9"])
+def test_the_hypergradient_of_any_two_objectives_is_their_derivative(how: str) -> None:
+    """Against differences, in the start and in what the inner objective captures."""
+    g = torch.Generator().manual_seed(0)
+    x, y, v = (torch.randn(*shape, generator=g, dtype=torch.float64) for shape in ((8, 3), (8, 1), (3, 1)))
+    strength = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    start = {"w": torch.randn(3, 1, generator=g, dtype=torch.float64)}
+    unused = torch.ones(2, dtype=torch.float64, requires_grad=True)
+
+    def inner(params: Params, step: int) -> Tensor:
+        return (x @ params["w"] - y).square().mean() + strength.exp() * params["w"].square().sum()
+
+    def outer(fitted: Params) -> Tensor:
+        return (x @ fitted["w"] - y).tanh().square().mean()
+
+    value, by_start, (by_strength, by_nothing) = kshot.hypergradient(
+        inner, outer, start, SGD(0.1), 5, how, of=[strength, unused]
+    )
+
+    def moved(along_start: float, along_strength: float) -> float:
+        with torch.no_grad():
+            strength.add_(along_strength)
+            found = float(outer(kshot.unroll(inner, {"w": start["w"] + along_start * v}, SGD(0.1), 5)))
+            strength.sub_(along_strength)
+        return found
+
+    eps = 1e-6
+    assert float(value) == pytest.approx(moved(0, 0), rel=1e-12)
+    slope = (moved(eps, 0) - moved(-eps, 0)) / (2 * eps)
+    assert float((by_start["w"] * v).sum()) == pytest.approx(slope, rel=1e-7, abs=1e-9)
+    assert float(by_strength) == pytest.approx((moved(0, eps) - moved(0, -eps)) / (2 * eps), rel=1e-7, abs=1e-9)
+    assert not by_nothing.any()
+
+
+def test_the_hypergradient_of_evolution_is_near_the_exact_one() -> None:
+    a = torch.tensor([2.0, -1.0], dtype=torch.float64)
+    inner = lambda p, step: (p["w"] - a).square().sum()  # noqa: E731
+    outer = lambda p: p["w"].square().sum()  # noqa: E731
+    start = {"w": torch.zeros(2, dtype=torch.float64)}
+    torch.manual_seed(0)
+    _, found, _ = kshot.hypergradient(inner, outer, start, SGD(0.1), 3, Evolution(sigma=0.01, pairs=4000))
+    _, exact, _ = kshot.hypergradient(inner, outer, start, SGD(0.1), 3)
+    assert (found["w"] - exact["w"]).norm() < 0.1 * exact["w"].norm()
+
+
+def test_the_hypergradient_refuses_what_has_no_gradient() -> None:
+    start, loss = {"w": torch.zeros(2)}, lambda p, step=0: p["w"].square().sum()
+    with pytest.raises(InputError, match=r"shape \(3,\) in `of` has no gradient"):
+        kshot.hypergradient(loss, loss, start, SGD(0.1), 3, of=[torch.ones(3)])
+    with pytest.raises(InputError, match="depends on none of these parameters"):
+        kshot.hypergradient(loss, lambda p: torch.ones(()), start, SGD(0.1), 3)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_residual_of_the_solver_is_reported(way: str) -> None:
+    """As many iterations as there are parameters leave nothing; one leaves a share that a second one lowers."""
+    tasks = regression(tasks=3, features=2)
+    shares = []
+    for iterations in (1, 2, 3):
+        model = nn.Linear(2, 1).double()
+        learner = kshot.MAML(
+            model, loss="mse", rule=SGD(0.1), steps=5, hypergradient=Implicit("cg", iterations=iterations)
+        )
+        with residuals() as left:
+            meta_loss(learner, tasks, way).backward()  # type: ignore[arg-type]
+        shares.append(torch.cat([share.flatten() for share in left]))
+        assert shares[-1].shape == (3,)
+    assert (shares[0] > shares[1]).all()
+    assert (shares[2] < 1e-6).all()

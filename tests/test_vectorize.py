@@ -36,8 +36,8 @@ def test_auto_measures_once_for_each_shape(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("seconds", "wanted"),
     [
-        ({"loop": 1.0, "vmap": 0.2}, "vmap"),
-        ({"loop": 1.0, "vmap": 4.0}, "loop"),  # so far apart that chunks are not asked
+        ({"loop": 1.0, "vmap": 0.2, 4: 0.5}, "vmap"),
+        ({"loop": 1.0, "vmap": 1.0, 4: 2.1}, "loop"),  # so slow in fours that all at once is not tried
         ({"loop": 1.0, "vmap": 0.9, 4: 0.7, 8: 0.8}, 4),
         ({"loop": 1.0, "vmap": 1.2, 4: 1.1, 8: 1.3}, "loop"),
     ],

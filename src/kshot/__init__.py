@@ -3,7 +3,7 @@
 from kshot import hypergradients, models, rl, rules, tasks
 from kshot.doctor import Diagnosis, diagnose
 from kshot.evaluation import Evaluation, evaluate
-from kshot.inner import unroll
+from kshot.inner import hypergradient, unroll
 from kshot.learner import MetaLearner
 from kshot.learners import (
     ANIL,
@@ -76,6 +76,7 @@ __all__ = [
     "diagnose",
     "evaluate",
     "fit",
+    "hypergradient",
     "hypergradients",
     "load",
     "load_weights",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
+from torch import Tensor
 
 from kshot.functional import Params
-from kshot.hypergradients import Hypergradient, Objective, hypergradient
+from kshot.hypergradients import Hypergradient, Objective
+from kshot.hypergradients import hypergradient as named
 from kshot.rules import Rule
 from kshot.types import InputError
 
@@ -23,7 +25,38 @@ def unroll(
     """
     if not isinstance(steps, int) or steps < 1:
         raise InputError(f"steps={steps!r}: unroll takes a whole number of at least 1")
-    return last(hypergradient(how).descend(objective, params, rule, steps))
+    return last(named(how).descend(objective, params, rule, steps))
+
+
+def hypergradient(
+    inner: Objective,
+    outer: Callable[[Params], Tensor],
+    params: Params,
+    rule: Rule,
+    steps: int,
+    how: str | Hypergradient = "unrolled",
+    *,
+    of: Sequence[Tensor] = (),
+) -> tuple[Tensor, Params, list[Tensor]]:
+    """(outer(fitted), its gradient in params, and in each of the tensors `of`), where fitted is unroll(inner, params, …).
+
+    of: what else the inner or the outer objective uses, such as the strength of a regularizer; zero where it does not.
+    Unlike torch.autograd.grad of what `unroll` gives, this also serves 'evolution', which asks for the outer value itself.
+    """
+    way = named(how)
+    at = {name: p if p.requires_grad else p.detach().requires_grad_() for name, p in params.items()}
+    for t in of:
+        if not t.requires_grad:
+            raise InputError(
+                f"a tensor of shape {tuple(t.shape)} in `of` has no gradient: give it requires_grad_() first"
+            )
+    wanted = [*at.values(), *of]
+    value = way.loss(lambda: outer(unroll(inner, at, rule, steps, way)), wanted)
+    if not value.requires_grad:
+        raise InputError("the outer objective depends on none of these parameters: let it use what it is given")
+    found = torch.autograd.grad(value, wanted, allow_unused=True)
+    grads = [torch.zeros_like(t) if g is None else g for t, g in zip(wanted, found, strict=True)]
+    return value.detach(), dict(zip(at, grads, strict=False)), grads[len(at) :]
 
 
 def last(path: Iterable[Params]) -> Params:

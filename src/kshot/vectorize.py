@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree
 
 from kshot.compiled import Compiled, Known, NotCompiled, scaled
+from kshot.hypergradients import Hypergradient
 from kshot.learner import MetaLearner, check_learner
 from kshot.types import InputError, Task, check_task
 
@@ -22,7 +23,7 @@ Vectorize = Way | Literal["auto"]
 
 _chosen: WeakKeyDictionary[MetaLearner, dict[Any, Way]] = WeakKeyDictionary()
 CHUNKS = (4, 8)
-_PLAIN = bool | int | float | str
+_PLAIN = bool | int | float | str | Hypergradient
 _MOVES = ("_progress", "progress_was_read", "_all_used")  # what no compiled step depends on
 _compiled: WeakKeyDictionary[MetaLearner, dict[Any, Compiled]] = WeakKeyDictionary()
 
@@ -59,7 +60,7 @@ def compiled(learner: MetaLearner, tasks: Task, way: Way, make: bool = True) -> 
     found = _compiled.setdefault(learner, {}).get(kind)
     if found is None and make:
         found = Compiled(learner, losses_by(learner, way), tasks, tasks_at_once(tasks, way))
-        _check_same(learner, tasks, way, found, tolerance=1e-2 if casts is None else 0.2)
+        _check_same(learner, tasks, way, found, tolerance=0.05 if casts is None else 0.3)
         _compiled[learner][kind] = found
     return found
 
@@ -74,7 +75,7 @@ def tasks_at_once(tasks: Task, way: Way) -> int:
 
 
 def _check_same(learner: MetaLearner, tasks: Task, way: Way, step: Compiled, tolerance: float) -> None:
-    """Rounding differs; anything else does not."""
+    """Rounding differs, and many steps make much of it; anything else does not."""
     trained = [p for p in learner.parameters() if p.requires_grad]
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -159,12 +160,22 @@ def _shapes(tasks: Task) -> tuple[Any, ...]:
 def _measure(learner: MetaLearner, function: Callable[[Task], Tensor], tasks: Task) -> Way:
     """The quickest a task, of a loop, vmap, and, where these are close, chunks; in about three steps' time."""
     found: dict[Way, float] = {"loop": _seconds(learner, function, tasks[:1], "loop")}
+    if (
+        found["loop"] > 0.005
+    ):  # large tasks differ from each other, and cost little more to look at than what comes next
+        few = tasks[: min(4, len(tasks))]
+        found["loop"] = _seconds(learner, function, few, "loop") / len(few)
     try:
-        ceiling = 1.5 * found["loop"] * len(tasks)
-        found["vmap"] = _seconds(learner, function, tasks, "vmap", hopeless=ceiling) / len(tasks)
+        for size in (CHUNKS[0], len(tasks)):  # a few first: where vmap is slow, all at once would take many steps' time
+            part = tasks[:size]
+            ceiling = 1.5 * found["loop"] * len(part)
+            found["vmap"] = _seconds(learner, function, part, "vmap", hopeless=ceiling) / len(part)
+            if found["vmap"] > 2 * found["loop"]:
+                return "loop"
         for size in CHUNKS if 1 / 3 < found["vmap"] / found["loop"] < 3 else ():
             if 2 * size <= len(tasks):
-                found[size] = _seconds(learner, function, tasks[:size], "vmap") / size
+                # in a whole step they rarely do as well as alone, so they have to be clearly better
+                found[size] = 1.1 * _seconds(learner, function, tasks[:size], "vmap") / size
     except InputError:
         raise
     except Exception as error:  # whatever vmap cannot do, the loop has just done

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kshot.doctor import gradients as g
@@ -22,6 +23,7 @@ from kshot.hypergradients import (
     MixedMode,
     Unrolled,
     hypergradient,
+    residuals,
 )
 from kshot.learner import MetaLearner, check_learner
 from kshot.learners.gradient import GradientLearner
@@ -183,11 +185,13 @@ def _mode(
     if forecast.curve[steps - 1] > available_memory(device):
         need, have = in_bytes(forecast.curve[steps - 1]), in_bytes(available_memory(device))
         raise InputError(f"it would take {need} for one task at {steps} steps and {have} are free")
-    with learner.trying(way):
+    with learner.trying(way), residuals() as left:
         found, seconds = g.gradients(learner, tasks)
     if forecast.bytes <= available_memory(device):
         forecast = replace(forecast, measured=memory.peak(way, forecast.steps))
-    return replace(row, seconds=seconds, memory=memory.peak(way, steps), forecast=forecast), found
+    residual = float(torch.stack(left).mean()) if left else None
+    row = replace(row, seconds=seconds, memory=memory.peak(way, steps), forecast=forecast, residual=residual)
+    return row, found
 
 
 def _reason(error: Exception) -> str:

@@ -62,7 +62,8 @@ class Forecast:
 class Mode:
     """One hypergradient. cosine, ratio: its meta-gradient's direction and length against the exact one's, task by task.
 
-    seconds, memory: of one task's meta-gradient. why: why there is none of these, in a sentence.
+    seconds, memory: of one task's meta-gradient. residual: the share that the solver of an implicit one left unsolved, mean over
+    tasks. why: why there is none of these, in a sentence.
     """
 
     hypergradient: str
@@ -72,6 +73,7 @@ class Mode:
     seconds: float | None = None
     memory: int | None = None
     forecast: Forecast | None = None
+    residual: float | None = None
     why: str | None = None
 
 

@@ -64,6 +64,11 @@ def _modes(d: Diagnosis) -> RenderableType:
             values = _range(m.cosine), _range(m.ratio), _time(m.seconds), in_bytes(m.memory)
             table.add_row(f"{escape(m.hypergradient)}{' ←' if own else ''}", *values, style="bold" if own else "")
     notes = ["← as it is trained; cosine and length against the exact one, with the lowest and highest task"]
+    notes += [
+        f"{m.hypergradient}: its solver left {100 * m.residual:.2g} % unsolved"
+        for m in d.modes
+        if m.residual is not None
+    ]
     notes += [f"{m.hypergradient}: {m.why}" for m in d.modes if m.why]
     return _section(f"the meta-gradient of one task, {d.steps} inner step{'s' if d.steps != 1 else ''}", table, *notes)
 

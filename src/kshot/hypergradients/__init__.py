@@ -17,7 +17,7 @@ from collections.abc import Callable
 from kshot.hypergradients.checkpoint import Checkpoint
 from kshot.hypergradients.evolution import Evolution
 from kshot.hypergradients.hypergradient import Hypergradient, Objective
-from kshot.hypergradients.implicit import Implicit
+from kshot.hypergradients.implicit import Implicit, residuals
 from kshot.hypergradients.mixed_mode import FiniteDifference, MixedMode
 from kshot.hypergradients.unrolled import FirstOrder, Truncated, Unrolled
 from kshot.types import InputError
@@ -73,4 +73,5 @@ __all__ = [
     "Truncated",
     "Unrolled",
     "hypergradient",
+    "residuals",
 ]

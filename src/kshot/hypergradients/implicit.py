@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kshot.functional import Params, twice_differentiable
+from kshot.hypergradients.beneath import Beneath
 from kshot.hypergradients.captured import Captured, replaced, together
 from kshot.hypergradients.hypergradient import Hypergradient, Objective, constant_gradient
 from kshot.rules import Rule
@@ -86,6 +88,20 @@ class Implicit(Hypergradient):
         return (_conjugate if self.solver == "cg" else _neumann)(full, v, 1 / shift, self.iterations, self.tolerance)
 
 
+_noting: list[list[Tensor]] = []
+
+
+@contextmanager
+def residuals() -> Iterator[list[Tensor]]:
+    """Collects what the solver left, as a share of what it was to solve for: a number for each backward pass inside, or [T]."""
+    noted: list[Tensor] = []
+    _noting.append(noted)
+    try:
+        yield noted
+    finally:
+        _noting.pop()
+
+
 class _Optimum(torch.autograd.Function):
     """The optimum, as a function of where it started and of all else that its objective depends on."""
 
@@ -116,8 +132,10 @@ class _Optimum(torch.autograd.Function):
 
         with twice_differentiable():
             pull = torch.func.vjp(gradients, own, tuple(rest[i] for i in wanted))[1]
-            w, _ = ctx.way.solve(lambda x: list(pull(tuple(x))[0]), list(v))
+            w, left = ctx.way.solve(lambda x: list(pull(tuple(x))[0]), list(v))
             by_rest = pull(tuple(w))[1]
+        for noted in _noting:
+            noted.append(Beneath().below(left).detach() if Beneath.reachable() else left.detach())
         found: list[Tensor | None] = [None] * (start + len(rest))
         for i, x in enumerate(w):
             found[3 + ctx.count + i] = ctx.way.proximal * x
