@@ -244,9 +244,10 @@ def test_what_cannot_be_compiled_goes_on_eagerly_and_says_why() -> None:
 
 def test_a_wrong_compilation_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     learner, tasks = maml(), _floats(classification())
-    wrong = lambda recorded, given, **named: (
-        lambda *tensors: [None if t is None else 1.1 * t for t in recorded(*tensors)]
-    )
+
+    def wrong(recorded: object, given: object, **named: object) -> object:
+        return lambda *tensors: [None if t is None else 1.1 * t for t in recorded(*tensors)]  # type: ignore[operator]
+
     monkeypatch.setattr(torch._inductor, "compile", wrong)
     with pytest.raises(InputError, match=r"its gradient is off by 0\.1 of its length"):
         meta_loss(learner, tasks, "vmap", compile=True)

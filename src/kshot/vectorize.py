@@ -23,6 +23,7 @@ Vectorize = Way | Literal["auto"]
 
 _chosen: WeakKeyDictionary[MetaLearner, dict[Any, Way]] = WeakKeyDictionary()
 CHUNKS = (4, 8)
+LARGE = 0.005  # seconds of a task
 _PLAIN = bool | int | float | str | Hypergradient
 _MOVES = ("_progress", "progress_was_read", "_all_used")  # what no compiled step depends on
 _compiled: WeakKeyDictionary[MetaLearner, dict[Any, Compiled]] = WeakKeyDictionary()
@@ -158,7 +159,7 @@ def _shapes(tasks: Task) -> tuple[Any, ...]:
 
 
 def _measure(learner: MetaLearner, function: Callable[[Task], Tensor], tasks: Task) -> Way:
-    """The quickest a task, of a loop, vmap, and, where these are close, chunks; in about three steps' time."""
+    """The quickest a task, of a loop, vmap, and, where these are close, chunks; in less time than five steps take."""
     found: dict[Way, float] = {"loop": _seconds(learner, function, tasks[:1], "loop")}
     if (
         found["loop"] > 0.005
@@ -166,7 +167,8 @@ def _measure(learner: MetaLearner, function: Callable[[Task], Tensor], tasks: Ta
         few = tasks[: min(4, len(tasks))]
         found["loop"] = _seconds(learner, function, few, "loop") / len(few)
     try:
-        for size in (CHUNKS[0], len(tasks)):  # a few first: where vmap is slow, all at once would take many steps' time
+        # Of large tasks a few first: where vmap is slow, all at once would take many steps' time.
+        for size in (CHUNKS[0], len(tasks)) if found["loop"] > LARGE else (len(tasks),):
             part = tasks[:size]
             ceiling = 1.5 * found["loop"] * len(part)
             found["vmap"] = _seconds(learner, function, part, "vmap", hopeless=ceiling) / len(part)
