@@ -18,16 +18,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 import kshot
 from kshot import Batch, Task, atomic
+from kshot.memory import peak_memory
 from kshot.models import MLP, Conv4
 from kshot.rules import SGD
 from kshot.vectorize import meta_backward
@@ -73,22 +72,6 @@ def task(shape: tuple[int, ...], each: int, device: str) -> Task:
     return Task(batch(), batch()).to(device)
 
 
-def peak(run: Callable[[], object], device: str) -> int:
-    """Bytes of tensors that `run` adds at most."""
-    gc.collect()
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        run()
-    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
-    return max(accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
-
-
 def resident_peak(run: Callable[[], object]) -> int:
     """Bytes that `run` adds to what is resident at most."""
     gc.collect()
@@ -120,7 +103,7 @@ def measure(model: str, device: str) -> list[dict[str, Any]]:
     for way in WAYS if model in SHARE else EXACT:
         for steps in STEPS:
             learner, run = meta_gradient(model, way, steps, device)
-            row: dict[str, Any] = {"model": model, "way": way, "steps": steps, "MB": peak(run, device) / 1e6}
+            row: dict[str, Any] = {"model": model, "way": way, "steps": steps, "MB": peak_memory(run, device) / 1e6}
             if way in EXACT:
                 found = torch.cat([p.grad.flatten() for p in learner.parameters() if p.grad is not None])
                 wanted = exact.setdefault(steps, found)  # unrolled is the first

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import kshot
 from kshot import InputError, MetaLearner, Task, meta_loss
 from kshot.compiled import NotCompiled, forecast, inputs, record
-from kshot.hypergradients import Evolution, Implicit
+from kshot.hypergradients import Evolution, Implicit, hypergradient
 from kshot.models import MLP
 from kshot.rules import SGD
 from kshot.tasks import Sinusoids
@@ -59,6 +59,16 @@ def replayed(learner: MetaLearner, tasks: Task, recorded: object) -> list[Tensor
     return [t / len(tasks) for t in (value, *filled)]
 
 
+def assert_recorded(learner: MetaLearner, tasks: Task, others: Task, way: str) -> None:
+    """A recording made on some tasks is right for other weights and others, and draws the random numbers of eager mode."""
+    recorded = record(learner, losses_by(learner, way), tasks)  # type: ignore[arg-type]
+    shaken(learner)
+    torch.manual_seed(3)
+    wanted = eager(learner, others, way)
+    torch.manual_seed(3)
+    torch.testing.assert_close(replayed(learner, others, recorded), wanted, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_recording_is_the_learners_loss_and_gradient(name: str) -> None:
     case = CASES[name]
@@ -72,12 +82,7 @@ def test_a_recording_is_the_learners_loss_and_gradient(name: str) -> None:
             with pytest.raises(NotCompiled, match="progress"):
                 record(learner, losses_by(learner, way), tasks)  # type: ignore[arg-type]
             continue
-        recorded = record(learner, losses_by(learner, way), tasks)  # type: ignore[arg-type]
-        shaken(learner)
-        torch.manual_seed(3)
-        wanted = eager(learner, others, way)
-        torch.manual_seed(3)
-        torch.testing.assert_close(replayed(learner, others, recorded), wanted, rtol=1e-9, atol=1e-9)
+        assert_recorded(learner, tasks, others, way)
 
 
 @pytest.mark.parametrize("way", ["loop", "vmap"])
@@ -100,12 +105,7 @@ def test_every_hypergradient_can_be_recorded(how: str, way: str) -> None:
     few = {f"implicit:{s}": Implicit(s, iterations=2) for s in ("cg", "neumann")} | {"evolution": Evolution(pairs=1)}
     learner = kshot.MAML(Transformer(), rule=SGD(0.1), steps=2, hypergradient=few.get(how, how)).double()
     meta_loss(learner, tasks, "loop")
-    recorded = record(learner, losses_by(learner, way), tasks)  # type: ignore[arg-type]
-    shaken(learner)
-    torch.manual_seed(3)
-    wanted = eager(learner, tasks, way)
-    torch.manual_seed(3)
-    torch.testing.assert_close(replayed(learner, tasks, recorded), wanted, rtol=1e-9, atol=1e-9)
+    assert_recorded(learner, tasks, tasks, way)
 
 
 class Looks(nn.Module):
@@ -154,6 +154,53 @@ def test_a_changed_setting_is_compiled_anew() -> None:
         meta_loss(learner, tasks, "vmap", compile=True).detach(), meta_loss(learner, tasks, "vmap").detach()
     )
     assert not torch.equal(one, meta_loss(learner, tasks, "vmap", compile=True).detach())
+
+
+def test_what_a_step_depends_on_is_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parameter that was frozen, another loss, other parameters that adapt, another hypergradient."""
+    monkeypatch.setattr(torch._inductor, "compile", lambda recorded, given, **named: recorded)
+    learner, tasks = maml(), _floats(classification())
+
+    def agrees() -> None:
+        wanted = eager(learner, tasks, "vmap")
+        found = _with_gradient(learner, meta_loss(learner, tasks, "vmap", compile=True))
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+    agrees()
+    learner.criterion = lambda outputs, y: 2 * nn.functional.cross_entropy(outputs, y)
+    agrees()
+    learner.hypergradient, learner._way = "first-order", hypergradient("first-order")
+    agrees()
+    learner.adapted = ["head.*"]
+    agrees()
+    next(learner.parameters()).requires_grad_(False)
+    agrees()
+
+
+def test_a_compiled_loss_is_a_value_where_gradients_are_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._inductor, "compile", lambda recorded, given, **named: recorded)
+    learner, tasks = maml(), _floats(classification())
+    with torch.no_grad():
+        torch.testing.assert_close(meta_loss(learner, tasks, compile=True), meta_loss(learner, tasks))
+
+
+@pytest.mark.parametrize("how", ["unrolled", "mixed-mode", "checkpoint:1"])
+def test_steps_that_are_taken_again_with_dropout_are_right_or_refused(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their random numbers are drawn again by setting a state, which is no operation on tensors."""
+    monkeypatch.setattr(torch._inductor, "compile", lambda recorded, given, **named: recorded)
+    model = nn.Sequential(MLP(4, (6,)), nn.Dropout(0.5), nn.Linear(6, 3))
+    learner, tasks = kshot.MAML(model, rule=SGD(0.5), steps=2, hypergradient=how), _floats(classification())
+    torch.manual_seed(5)
+    wanted = eager(learner, tasks, "loop")
+    torch.manual_seed(5)
+    try:
+        found = _with_gradient(learner, meta_loss(learner, tasks, "loop", compile=True))
+    except InputError:
+        assert how != "unrolled"
+        return
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 @needs_compiler

@@ -44,7 +44,7 @@ class Compiled:
     def __init__(self, learner: MetaLearner, losses: Losses, tasks: Task, size: int) -> None:
         """Made for as many tasks of this shape."""
         self.size = size
-        self._pool = _pool(torch.get_num_threads()) if size < len(tasks) and not tasks.support.x.is_cuda else None
+        self._threads = torch.get_num_threads() if size < len(tasks) and not tasks.support.x.is_cuda else 1
         self._made: dict[int, Recorded] = {}
         for few in {min(size, len(tasks)), len(tasks) % size} - {0}:
             self._compile(record(learner, losses, tasks[:few]), inputs(learner, tasks[:few]), few)
@@ -52,7 +52,7 @@ class Compiled:
     def _compile(self, recorded: GraphModule, given: list[Tensor], size: int) -> None:
         """On a GPU one launch for all kernels; on a CPU one call, if torch (2.13: not all of bf16) can; else a call for each."""
         ways = [{"triton.cudagraphs": True}] if given[-1].is_cuda else [{"cpp_wrapper": True}, {"cpp_wrapper": False}]
-        threads = {} if self._pool is None else {"cpp.threads": 1}
+        threads = {"cpp.threads": 1} if self._threads > 1 else {}
         from torch import _inductor  # takes a second to import
 
         for way in ways:
@@ -71,11 +71,11 @@ class Compiled:
             loss, *total = self._run([*own, *_leaves(tasks)], len(tasks))
             return loss, total
         parts = [tasks[start : start + self.size] for start in range(0, len(tasks), self.size)]
-        if self._pool is None:
+        threads = min(self._threads, len(parts))
+        if threads == 1:
             loss, *total = self._sum(own, parts)
-        else:  # each thread its share of the pieces, which it adds up itself: the same sum whichever is done first
-            threads = min(self._pool._max_workers, len(parts))
-            shares = self._pool.map(self._sum, [own] * threads, [parts[i::threads] for i in range(threads)])
+        else:  # each its share of the pieces, which it adds up itself: the same sum whichever is done first
+            shares = _pool(self._threads).map(self._sum, [own] * threads, [parts[i::threads] for i in range(threads)])
             loss, *total = reduce(_plus, shares)
         return loss, total
 
@@ -150,10 +150,8 @@ def record(learner: MetaLearner, losses: Losses, tasks: Task) -> GraphModule:
 
 
 def _traced(step: Callable[..., Any], given: list[Tensor]) -> GraphModule:
-    for tracing in (
-        "fake",
-        "real",
-    ):  # without numbers is quicker, and cannot do forward derivatives under vmap (torch 2.13)
+    # Without numbers is quicker, and cannot do forward derivatives under vmap (torch 2.13).
+    for tracing in ("fake", "real"):
         try:
             with torch.random.fork_rng():
                 found = make_fx(step, tracing_mode=tracing)(*given)

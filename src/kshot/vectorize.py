@@ -14,7 +14,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree
 
 from kshot.compiled import Compiled, Known, NotCompiled, scaled
-from kshot.hypergradients import Hypergradient
 from kshot.learner import MetaLearner, check_learner
 from kshot.types import InputError, Task, check_task
 
@@ -24,8 +23,7 @@ Vectorize = Way | Literal["auto"]
 _chosen: WeakKeyDictionary[MetaLearner, dict[Any, Way]] = WeakKeyDictionary()
 CHUNKS = (4, 8)
 LARGE = 0.005  # seconds of a task
-_PLAIN = bool | int | float | str | Hypergradient
-_MOVES = ("_progress", "progress_was_read", "_all_used")  # what no compiled step depends on
+_MOVES = ("_progress", "progress_was_read", "_all_used", "seen", "features")  # what no compiled step depends on
 _compiled: WeakKeyDictionary[MetaLearner, dict[Any, Compiled]] = WeakKeyDictionary()
 
 
@@ -54,16 +52,27 @@ def compiled(learner: MetaLearner, tasks: Task, way: Way, make: bool = True) -> 
 
     make=False: None if there is none yet.
     """
-    settings = [v for m in learner.modules() for k, v in vars(m).items() if isinstance(v, _PLAIN) and k not in _MOVES]
     device = tasks.support.x.device.type
     casts = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    kind = (way, _shapes(tasks), casts, *settings)
+    kind = (way, _shapes(tasks), casts, _settings(learner))
     found = _compiled.setdefault(learner, {}).get(kind)
     if found is None and make:
         found = Compiled(learner, losses_by(learner, way), tasks, tasks_at_once(tasks, way))
         _check_same(learner, tasks, way, found, tolerance=0.05 if casts is None else 0.3)
         _compiled[learner][kind] = found
     return found
+
+
+def _settings(learner: MetaLearner) -> tuple[Any, ...]:
+    """What a compiled step depends on beside tensors: it is a constant there, and another one is compiled anew."""
+    trained = tuple(p.requires_grad for p in learner.parameters())
+    attributes = [
+        str(v) if isinstance(v, list) else v
+        for module in learner.modules()
+        for name, v in vars(module).items()
+        if name not in _MOVES and (v.__hash__ is not None or (isinstance(v, list) and name[0] != "_"))
+    ]
+    return trained, *attributes
 
 
 def losses_by(learner: MetaLearner, way: Way) -> Callable[[Task], Tensor]:
@@ -78,7 +87,7 @@ def tasks_at_once(tasks: Task, way: Way) -> int:
 def _check_same(learner: MetaLearner, tasks: Task, way: Way, step: Compiled, tolerance: float) -> None:
     """Rounding differs, and many steps make much of it; anything else does not."""
     trained = [p for p in learner.parameters() if p.requires_grad]
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(0)
         value = torch.cat(list(pieces(learner.loss, tasks, way))).sum()
         wanted = torch.autograd.grad(value, trained, allow_unused=True)
@@ -161,9 +170,7 @@ def _shapes(tasks: Task) -> tuple[Any, ...]:
 def _measure(learner: MetaLearner, function: Callable[[Task], Tensor], tasks: Task) -> Way:
     """The quickest a task, of a loop, vmap, and, where these are close, chunks; in less time than five steps take."""
     found: dict[Way, float] = {"loop": _seconds(learner, function, tasks[:1], "loop")}
-    if (
-        found["loop"] > 0.005
-    ):  # large tasks differ from each other, and cost little more to look at than what comes next
+    if found["loop"] > LARGE:  # these differ from each other, and a few more cost little beside what comes next
         few = tasks[: min(4, len(tasks))]
         found["loop"] = _seconds(learner, function, few, "loop") / len(few)
     try:

@@ -68,9 +68,8 @@ def constant_gradient(objective: Objective, params: Params, step: int) -> tuple[
 def gradient(objective: Objective, params: Params, step: int, differentiable: bool) -> tuple[Params, Tensor]:
     """By torch.autograd wherever that goes, else by torch.func, which costs more."""
     if not Beneath.reachable():
-        with (
-            twice_differentiable() if differentiable else torch.no_grad()
-        ):  # which silences the outer loop, not torch.func
+        # no_grad silences the outer loop, not torch.func.
+        with twice_differentiable() if differentiable else torch.no_grad():
             return gradient_and_value(lambda p: objective(p, step), params)
     vmap, attention = Beneath(), sdpa_kernel(SDPBackend.MATH) if differentiable else nullcontext()
     with torch.enable_grad(), attention:

@@ -18,10 +18,15 @@ KINDS = 4  # shapes of tasks to compile for; those after them are run eagerly
 
 
 class Compiling:
-    """chosen: None until it is, after a few steps; part of the run's state, for the two ways round differently."""
+    """chosen: None until it is, after a few steps; part of the run's state, for the two ways round differently.
 
-    def __init__(self, wanted: Compile, say: Callable[[str], None]) -> None:
-        self.wanted, self.say = wanted, say
+    say: what a sentence for the user is given to. agree: rank 0's value, for all ranks.
+    """
+
+    def __init__(
+        self, wanted: Compile, say: Callable[[str], None], agree: Callable[[bool], bool] = lambda chosen: chosen
+    ) -> None:
+        self.wanted, self.say, self.agree = wanted, say, agree
         self.chosen: bool | None = None if wanted == "auto" else bool(wanted)
         self._seconds: list[float] = []
         self._made: list[Compiled] = []
@@ -30,7 +35,7 @@ class Compiling:
         """The compiled step for these tasks, or None to take an eager one; `left` steps are to come."""
         try:
             if self.chosen is None and len(self._seconds) == TIMED:
-                self.chosen = self._pays(learner, tasks, way, left)
+                self.chosen = self.agree(self._pays(learner, tasks, way, left))
             return self._compiled(learner, tasks, way) if self.chosen else None
         except NotCompiled as reason:
             if self.wanted is True:
@@ -49,6 +54,14 @@ class Compiling:
         eager = median(self._seconds[1:])
         if left * eager < 60:  # no compilation is that quick
             return False
+        try:
+            return self._saves(learner, tasks, way, eager, left)
+        except NotCompiled as reason:
+            self.say(f"the steps are not compiled: {reason}")
+            return False
+
+    def _saves(self, learner: MetaLearner, tasks: Task, way: Way, eager: float, left: int) -> bool:
+        """By the forecast, and then by what was compiled; an eager step takes `eager` seconds."""
         size = tasks_at_once(tasks, way)
         recorded = record(learner, losses_by(learner, way), tasks[:size])
         cost, then = forecast(recorded, *inputs(learner, tasks[:size]))

@@ -126,7 +126,7 @@ class Run:
         if not learner.seen and (out is None or not (out / checkpoint.LAST).is_file()):
             learner.meet(tasks)  # one that has been trained before keeps what it learned
         self.way: Way | None = None
-        self.compiling = Compiling(training.compile, self._say)
+        self.compiling = Compiling(training.compile, self._say, ranks.agree)
         ranks.same_start(learner)
         learner.seen = learner.seen | identities(tasks)
         self.settings = settings_of(learner, tasks, validate, training)
