@@ -145,7 +145,7 @@ def _conv_attempts() -> Iterator[Attempt]:
     )
     assert after is not None
     alone = Compiled.__new__(Compiled)
-    alone.size, alone._made, alone._pool = after.size, after._made, None
+    alone.size, alone._made, alone._threads = after.size, after._made, 1
     yield Attempt(
         "compiled tasks side by side, a thread each",
         f"{on}, compiled",

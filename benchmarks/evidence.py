@@ -19,7 +19,7 @@ import kshot
 from kshot import atomic
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-PEERS = ("torchopt", "higher", "easyfsl", "numpy")
+PEERS = ("torchopt", "higher", "easyfsl", "jax", "numpy")
 
 
 def record(name: str, settings: dict[str, Any], rows: Sequence[dict[str, Any]], **facts: Any) -> Path:

@@ -156,15 +156,16 @@ def meta_gradients(r: Result) -> str:
 
 
 def meta_step(r: Result) -> str:
-    """The best peer, kshot as it comes, and compiled."""
+    """The best peer in torch, kshot as it comes, kshot compiled, and JAX."""
     rows = []
     for problem in dict.fromkeys((x["problem"], x["steps"]) for x in r["rows"]):
         found = {x["contender"]: x for x in r["rows"] if (x["problem"], x["steps"]) == problem}
         peer = found[found["kshot auto"]["best peer"]]
         cells = [f"{1000 * peer['median']:.1f} ({peer['contender']})", timed(found["kshot auto"])]
         cells += [timed(found[name]) if name in found else "" for name in ("kshot compiled",)]
+        cells += [f"{1000 * found['jax']['median']:.3g}" if "jax" in found else ""]
         rows.append((problem[0], problem[1] or "", *cells))
-    heads = ("one meta-step, ms", "inner steps", "best peer", "kshot", "kshot, compiled")
+    heads = ("one meta-step, ms", "inner steps", "best peer", "kshot", "kshot, compiled", "JAX")
     return table(heads, rows) + source(r)
 
 
@@ -182,13 +183,25 @@ def meta_step_ways(r: Result) -> str:
             f"{1000 * x['median']:.2f}",
             f"{1000 * x['lowest']:.2f}–{1000 * x['highest']:.2f}",
             f"{x['ratio']:.2f}",
+            f"{x['of jax']:.2f}" if "of jax" in x else "",
             f"{x['deviation']:.0e}",
             x.get("choice", ""),
             x.get("compilation", ""),
         )
         for x in r["rows"]
     ]
-    heads = ("", "inner steps", "", "ms", "range", "best peer / this", "off", "choice, steps", "compilation, s")
+    heads = (
+        "",
+        "inner steps",
+        "",
+        "ms",
+        "range",
+        "best torch peer / this",
+        "JAX / this",
+        "off",
+        "choice, steps",
+        "compilation, s",
+    )
     return table(heads, rows) + source(r)
 
 
@@ -289,7 +302,40 @@ def filled(text: str) -> str:
     return re.sub(r"<!-- table: ([\w: -]+?) -->.*?<!-- end -->", make, text, flags=re.DOTALL)
 
 
+def picture_of_meta_step(r: Result) -> bytes:
+    """How many times as fast as the best peer, a row a workload."""
+    from kshot.report.canvas import ACCENT, INK, MUTED, name_axes, png
+
+    rows = list(dict.fromkeys((x["problem"], x["steps"]) for x in r["rows"]))
+    at = {(x["problem"], x["steps"], x["contender"]): x["ratio"] for x in r["rows"]}
+    looks = {"kshot auto": (INK, "eager"), "kshot compiled": (ACCENT, "compiled")}
+
+    def draw(figure: Any) -> None:
+        ax = figure.add_axes((0.36, 0.16, 0.6, 0.74))
+        name_axes(ax, "times as fast as the best peer", "")
+        ax.set_xscale("log")
+        ax.axvline(1, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2.5)))
+        for contender, (colour, name) in looks.items():
+            points = [(at[(*row, contender)], y) for y, row in enumerate(rows) if (*row, contender) in at]
+            ax.plot(*zip(*points, strict=True), "o", color=colour, markersize=6, label=name)
+            for x, y in points:
+                ax.annotate(
+                    f"{x:.1f}", (x, y), (0, 6), textcoords="offset points", ha="center", fontsize=7.5, color=colour
+                )
+        names = [f"{problem}{f', {counted(steps)}' if steps else ''}" for problem, steps in rows]
+        ax.set_yticks(range(len(rows)), names)
+        ax.set_xticks([1, 3, 10, 30], ["1", "3", "10", "30"])
+        ax.minorticks_off()
+        ax.set(xlim=(0.7, 100), ylim=(len(rows) - 0.5, -0.7))
+        ax.legend(loc="lower right", frameon=False, fontsize=8)
+
+    return png(draw, 7.0, 0.36 * len(rows) + 1.0)
+
+
 def main() -> None:
+    if "--check" not in sys.argv:
+        result = json.loads((ROOT / "results" / "meta-step.json").read_text())
+        atomic.write(ROOT / "docs" / "meta-step.png", picture_of_meta_step(result))
     for page in PAGES:
         before = page.read_text()
         after = filled(before)

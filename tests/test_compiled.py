@@ -312,7 +312,7 @@ def test_the_forecast_times_what_is_left() -> None:
     meta_loss(learner, tasks, "vmap")
     recorded = record(learner, losses_by(learner, "vmap"), tasks)
     cost, seconds = forecast(recorded, *inputs(learner, tasks))
-    assert cost > 15
+    assert cost > 10  # seconds, whatever is compiled
     assert 0 < seconds < 0.1
 
 

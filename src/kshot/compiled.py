@@ -7,11 +7,10 @@ tensor decides what happens next.
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, reduce
 from typing import Any
@@ -25,7 +24,6 @@ from kshot.functional import standing_in
 from kshot.learner import MetaLearner
 from kshot.types import InputError, Task
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 Losses = Callable[[Task], Tensor]  # of some tasks, [T]
 Recorded = Callable[..., Sequence[Any]]
 Gradient = list[Tensor | None]  # one for each trained parameter
@@ -92,11 +90,6 @@ class Compiled:
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Each runs with one thread of its own: compiled code holds no lock, and small tasks are better apart than shared."""
-    with suppress(AttributeError, OSError, TypeError):  # elsewhere than in glibc
-        allocator = ctypes.CDLL(None).mallopt
-        # Freed tensors stay with the process: else each goes back to the system, and the next comes page by page.
-        allocator(_TRIM_THRESHOLD, 1 << 30)
-        allocator(_MMAP_THRESHOLD, 1 << 28)
     return ThreadPoolExecutor(threads, "kshot-step", initializer=torch.set_num_threads, initargs=(1,))
 
 
@@ -107,7 +100,7 @@ def forecast(recorded: GraphModule, *tensors: Tensor) -> tuple[float, float]:
         for _ in range(2):  # the first warms up
             clock.library = clock.rest = 0.0
             clock.run(*tensors)
-    return 15 + 0.02 * len(recorded.graph.nodes), clock.library + clock.rest / 2
+    return 10 + 12 * (len(recorded.graph.nodes) / 1000) ** 1.5, clock.library + clock.rest / 2
 
 
 class _Clock(Interpreter):

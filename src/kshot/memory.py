@@ -1,16 +1,36 @@
-"""How much memory a computation takes at its peak, and how much there is."""
+"""How much memory a computation takes at its peak, how much there is, and that what is freed stays at hand."""
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from kshot.types import InputError
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
+_SAID_BY_USER = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+
+
+@cache
+def keep_freed() -> None:
+    """What is freed stays with the process, up to a gigabyte: else large tensors go back to the system, and come page by page.
+
+    A setting of glibc for the whole process; left alone where the user's environment has one of its own.
+    """
+    if any(name in os.environ for name in _SAID_BY_USER):
+        return
+    with suppress(AttributeError, OSError, TypeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_MMAP_THRESHOLD, 1 << 28)
+        mallopt(_TRIM_THRESHOLD, 1 << 30)
 
 
 def peak_memory(run: Callable[[], object], device: torch.device | str = "cpu") -> int:

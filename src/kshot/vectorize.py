@@ -15,6 +15,7 @@ from torch.utils import _pytree
 
 from kshot.compiled import Compiled, Known, NotCompiled, scaled
 from kshot.learner import MetaLearner, check_learner
+from kshot.memory import keep_freed
 from kshot.types import InputError, Task, check_task
 
 Way = Literal["vmap", "loop"] | int  # an int is the number of tasks in a chunk
@@ -23,6 +24,7 @@ Vectorize = Way | Literal["auto"]
 _chosen: WeakKeyDictionary[MetaLearner, dict[Any, Way]] = WeakKeyDictionary()
 CHUNKS = (4, 8)
 LARGE = 0.005  # seconds of a task
+CLEARLY = 1.05  # in a whole step chunks do hardly as well as one alone
 _MOVES = ("_progress", "progress_was_read", "_all_used", "seen", "features")  # what no compiled step depends on
 _compiled: WeakKeyDictionary[MetaLearner, dict[Any, Compiled]] = WeakKeyDictionary()
 
@@ -150,6 +152,7 @@ def choose(
         raise InputError(f"vectorize={vectorize!r} is not known: choose 'auto', 'vmap', 'loop' or a chunk size")
     check_learner(learner)
     check_task(tasks, axes=1)
+    keep_freed()
     function = learner.loss if function is None else function
     mode = (learner.training, torch.is_grad_enabled(), function.__qualname__)
     kind = (vectorize, _shapes(tasks), mode)
@@ -170,21 +173,19 @@ def _shapes(tasks: Task) -> tuple[Any, ...]:
 def _measure(learner: MetaLearner, function: Callable[[Task], Tensor], tasks: Task) -> Way:
     """The quickest a task, of a loop, vmap, and, where these are close, chunks; in less time than five steps take."""
     found: dict[Way, float] = {"loop": _seconds(learner, function, tasks[:1], "loop")}
-    if found["loop"] > LARGE:  # these differ from each other, and a few more cost little beside what comes next
-        few = tasks[: min(4, len(tasks))]
-        found["loop"] = _seconds(learner, function, few, "loop") / len(few)
     try:
-        # Of large tasks a few first: where vmap is slow, all at once would take many steps' time.
-        for size in (CHUNKS[0], len(tasks)) if found["loop"] > LARGE else (len(tasks),):
-            part = tasks[:size]
-            ceiling = 1.5 * found["loop"] * len(part)
-            found["vmap"] = _seconds(learner, function, part, "vmap", hopeless=ceiling) / len(part)
-            if found["vmap"] > 2 * found["loop"]:
+        if (
+            found["loop"] > LARGE
+        ):  # tasks differ, and so do large ones in whether vmap is of use: a few show it, for little
+            few = tasks[: CHUNKS[0]]
+            found["loop"], together = (_seconds(learner, function, few, way) / len(few) for way in ("loop", "vmap"))
+            if together > 1.5 * found["loop"]:
                 return "loop"
+            found[len(few)] = CLEARLY * together
+        found["vmap"] = _seconds(learner, function, tasks, "vmap", hopeless=3 * found["loop"] * len(tasks)) / len(tasks)
         for size in CHUNKS if 1 / 3 < found["vmap"] / found["loop"] < 3 else ():
-            if 2 * size <= len(tasks):
-                # in a whole step they rarely do as well as alone, so they have to be clearly better
-                found[size] = 1.1 * _seconds(learner, function, tasks[:size], "vmap") / size
+            if size not in found and 2 * size <= len(tasks):
+                found[size] = CLEARLY * _seconds(learner, function, tasks[:size], "vmap") / size
     except InputError:
         raise
     except Exception as error:  # whatever vmap cannot do, the loop has just done
@@ -199,7 +200,10 @@ def _measure(learner: MetaLearner, function: Callable[[Task], Tensor], tasks: Ta
 def _seconds(
     learner: MetaLearner, function: Callable[[Task], Tensor], tasks: Task, way: Way, hopeless: float = float("inf")
 ) -> float:
-    """Of the function, and of its meta-gradient if there is one: the better of two; one is enough where it is hopeless."""
+    """Of the function, and of its meta-gradient if there is one: the better of two, for the first one warms up.
+
+    One is enough where it is hopeless: it took more seconds than that.
+    """
     wanted = [p for p in learner.parameters() if p.requires_grad]
     best = float("inf")
     for _ in range(2):

@@ -8,7 +8,7 @@ from kshot.doctor.findings import Diagnosis, Mode
 
 GROWS = 10.0  # an inner gradient that grows so much runs away
 ALIKE = 0.95  # a meta-gradient of at least this cosine, on every task, is as good as the exact one
-SAME = 0.999  # what is exact but for dropout, of which it draws another mask, is not
+SAME = 0.999  # what is said to be exact, and is not on these tasks, is not recommended as such
 LENGTHS = (0.5, 2.0)  # within which it is as long; Adam as outer optimizer does not see a common factor at all
 CHEAPER = 0.8  # of the time: less is not worth a bias
 SCARCE = 0.01  # of the free memory, for one task: a meta-batch takes many times that

@@ -1,8 +1,8 @@
 """What memory a meta-gradient will take at many inner steps, from what it takes at a few.
 
-The memory of all ways is a straight line in something: of checkpoint:K in the number of segments, of all others in the number of
-steps. truncated:K is truncated:1 with K − 1 steps more of unrolled. The first steps are no place to begin: there the peak may be
-that of the query, or of a single step, and not yet that of what is kept.
+The memory of all ways is a straight line in something: of checkpoint:K and mixed-mode:K in the number of segments, of all
+others in the number of steps. truncated:K is truncated:1 with K − 1 steps more of unrolled. The first steps are no place to
+begin: there the peak may be that of the query, or of a single step, and not yet that of what is kept.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import cache
 
 from kshot.doctor.findings import Forecast
 from kshot.doctor.gradients import gradient
-from kshot.hypergradients import Checkpoint, Hypergradient, Truncated, Unrolled
+from kshot.hypergradients import Hypergradient, Truncated, Unrolled
 from kshot.learners.gradient import GradientLearner
 from kshot.memory import peak_memory
 from kshot.types import Task
@@ -43,9 +43,10 @@ class Memory:
             (seen, short), (_, whole) = self._line(Truncated(1), steps), self._line(Unrolled(), steps)
             last = way.last
             return seen, lambda s: whole(s) if s <= last else short(s) + whole(last) - whole(1)
-        every, few = 1, FEW
-        if isinstance(way, Checkpoint) and way.every < steps:
-            every = way.every
+        every, few = getattr(way, "every", 1), FEW
+        if not 1 < every < steps:
+            every = 1
+        else:
             few = (2 * every, 3 * every) if 3 * every <= steps else (every, 2 * every)
         (a, low), (b, high) = seen = [(s, self.peak(way, s)) for s in few]
         slope = (high - low) * every / (b - a)
