@@ -1,6 +1,6 @@
 """The time of one meta-step (the meta-gradient of some tasks, then Adam), beside TorchOpt, higher, easyfsl, torch.autograd, JAX.
 
-    python benchmarks/meta_step.py [--repeats 5] [--only NAME …] [--threads N]
+    python benchmarks/meta_step.py [--repeats 7] [--only NAME …] [--threads N]
 
 Each contender is a process of its own, with the settings that its library makes. All run in turn within each repeat, one at a
 time, in an order that rotates, so that a busy moment of the machine meets them all; a turn is a tenth of a second of steps, at
@@ -385,7 +385,7 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(

@@ -34,7 +34,7 @@ class NotCompiled(RuntimeError):
 
 
 class Compiled:
-    """(learner, tasks) -> (their losses, summed; the gradient in the learner's trained parameters).
+    """(learner, tasks) -> (their mean loss, its gradient in the learner's trained parameters).
 
     size: how many tasks are compiled as one; more are run in pieces, on a CPU side by side.
     """
@@ -45,7 +45,8 @@ class Compiled:
         self._threads = torch.get_num_threads() if size < len(tasks) and not tasks.support.x.is_cuda else 1
         self._made: dict[int, Recorded] = {}
         for few in {min(size, len(tasks)), len(tasks) % size} - {0}:
-            self._compile(record(learner, losses, tasks[:few]), inputs(learner, tasks[:few]), few)
+            part = tasks[:few]
+            self._compile(record(learner, losses, part, of=len(tasks)), inputs(learner, part), few)
 
     def _compile(self, recorded: GraphModule, given: list[Tensor], size: int) -> None:
         """On a GPU one launch for all kernels; on a CPU one call, if torch (2.13: not all of bf16) can; else a call for each."""
@@ -120,8 +121,8 @@ class _Clock(Interpreter):
         return found
 
 
-def record(learner: MetaLearner, losses: Losses, tasks: Task) -> GraphModule:
-    """(*the learner's tensors, *the tasks' tensors) -> (losses, summed; *their gradient), for tasks of this shape."""
+def record(learner: MetaLearner, losses: Losses, tasks: Task, of: int = 1) -> GraphModule:
+    """(*the learner's tensors, *the tasks' tensors) -> (losses, summed, over `of`; *their gradient), for tasks of this shape."""
     names = [name for name, _ in (*learner.named_parameters(), *learner.named_buffers())]
     trained = [name for name, p in learner.named_parameters() if p.requires_grad]
 
@@ -129,7 +130,7 @@ def record(learner: MetaLearner, losses: Losses, tasks: Task) -> GraphModule:
         held, leaves = dict(zip(names, tensors, strict=False)), tensors[len(names) :]
         at = [held[name].detach().requires_grad_() for name in trained]
         with standing_in(learner, held | dict(zip(trained, at, strict=True))), torch.enable_grad():
-            value = losses(_task(tasks, leaves)).sum()
+            value = losses(_task(tasks, leaves)).sum() / of
         grads = torch.autograd.grad(value, at, allow_unused=True)
         return value.detach(), *(None if g is None else g.detach() for g in grads)
 
@@ -157,17 +158,17 @@ def _traced(step: Callable[..., Any], given: list[Tensor]) -> GraphModule:
 
 
 class Known(torch.autograd.Function):
-    """(value, its gradient in some parameters, a factor, these) -> factor · value, which hands that gradient on."""
+    """(value, its gradient in some parameters, these) -> the value, which hands that gradient on."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, gradient: Gradient, factor: float, *parameters: Tensor) -> Tensor:
-        ctx.gradient, ctx.factor = gradient, factor
-        return value * factor
+    def forward(ctx: Any, value: Tensor, gradient: Gradient, *parameters: Tensor) -> Tensor:
+        ctx.gradient = gradient
+        return value.clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, by: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, None, *scaled(ctx.gradient, by * ctx.factor)
+        return None, None, *scaled(ctx.gradient, by)
 
 
 def scaled(gradient: Gradient, by: Tensor | float) -> Gradient:

@@ -41,11 +41,11 @@ def meta_loss(learner: MetaLearner, tasks: Task, vectorize: Vectorize = "auto", 
     try:
         step = compiled(learner, tasks, way)
         assert step is not None
-        total, gradient = step(learner, tasks)
+        value, gradient = step(learner, tasks)
     except NotCompiled as reason:
         raise InputError(f"this meta-loss cannot be compiled ({reason}): leave out compile=True") from reason
     trained = [p for p in learner.parameters() if p.requires_grad]
-    mean: Tensor = Known.apply(total, gradient, 1 / len(tasks), *trained)  # type: ignore[no-untyped-call]
+    mean: Tensor = Known.apply(value, gradient, *trained)  # type: ignore[no-untyped-call]
     return mean
 
 
@@ -91,7 +91,7 @@ def _check_same(learner: MetaLearner, tasks: Task, way: Way, step: Compiled, tol
     trained = [p for p in learner.parameters() if p.requires_grad]
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(0)
-        value = torch.cat(list(pieces(learner.loss, tasks, way))).sum()
+        value = torch.cat(list(pieces(learner.loss, tasks, way))).mean()
         wanted = torch.autograd.grad(value, trained, allow_unused=True)
         torch.manual_seed(0)
         _, found = step(learner, tasks)
@@ -109,11 +109,13 @@ def meta_backward(
     total = total or len(tasks)
     if step is not None:
         value, gradient = step(learner, tasks)
+        if total != len(tasks):  # of several ranks
+            value, gradient = value * (len(tasks) / total), scaled(gradient, len(tasks) / total)
         trained = [p for p in learner.parameters() if p.requires_grad]
-        for p, g in zip(trained, scaled(gradient, 1 / total), strict=True):
+        for p, g in zip(trained, gradient, strict=True):
             if g is not None:
                 p.grad = g if p.grad is None else p.grad + g
-        return (value / total).cpu()
+        return value.cpu()
     value = torch.zeros(())
     for losses in pieces(learner.loss, tasks, way):
         part = losses.sum() / total
