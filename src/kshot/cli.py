@@ -9,6 +9,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -234,6 +235,9 @@ def examine(
         atomic.write(as_json, json.dumps({"target": target, "changes": change, **found.to_dict()}, indent=1))
         out.print(f"numbers: [bold]{as_json}[/]")
     if to is None and Path(target).is_dir():
+        if find_spec("matplotlib") is None:
+            out.print('no picture: pip install "kshot\\[report]" brings what draws it')
+            return
         to = Path(target) / "doctor.png"
     if to is not None:
         atomic.write(to, picture_of_diagnosis(found, recipe.name))

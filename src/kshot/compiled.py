@@ -8,11 +8,12 @@ tensor decides what happens next.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache, reduce
+from threading import Barrier
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from kshot.functional import standing_in
 from kshot.learner import MetaLearner
-from kshot.types import InputError, Task
+from kshot.types import InputError, Task, first_line
 
 Losses = Callable[[Task], Tensor]  # of some tasks, [T]
 Recorded = Callable[..., Sequence[Any]]
@@ -31,6 +32,17 @@ Gradient = list[Tensor | None]  # one for each trained parameter
 
 class NotCompiled(RuntimeError):
     """Why a meta-step cannot be compiled."""
+
+
+@contextmanager
+def or_not_compiled() -> Iterator[None]:
+    """Whatever a compiler or what it made stumbles over, eager mode may still be able to do."""
+    try:
+        yield
+    except (InputError, NotCompiled):
+        raise
+    except Exception as error:
+        raise NotCompiled(first_line(error)) from error
 
 
 class Compiled:
@@ -46,7 +58,10 @@ class Compiled:
         self._made: dict[int, Recorded] = {}
         for few in {min(size, len(tasks)), len(tasks) % size} - {0}:
             part = tasks[:few]
-            self._compile(record(learner, losses, part, of=len(tasks)), inputs(learner, part), few)
+            recorded = record(learner, losses, part, of=len(tasks))
+            if any(_is_random(node) for node in recorded.graph.nodes):
+                self._threads = 1  # the pieces draw one after the other, as eagerly
+            self._compile(recorded, inputs(learner, part), few)
 
     def _compile(self, recorded: GraphModule, given: list[Tensor], size: int) -> None:
         """On a GPU one launch for all kernels; on a CPU one call, if torch (2.13: not all of bf16) can; else a call for each."""
@@ -62,7 +77,7 @@ class Compiled:
                 return
             except Exception as error:  # such as that there is no compiler of C++
                 reason = error
-        raise NotCompiled(_line(reason)) from reason
+        raise NotCompiled(first_line(reason)) from reason
 
     def __call__(self, learner: MetaLearner, tasks: Task) -> tuple[Tensor, Gradient]:
         own = _tensors(learner)
@@ -88,10 +103,18 @@ class Compiled:
             return self._made[size](*tensors)
 
 
+def _is_random(node: Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Each runs with one thread of its own: compiled code holds no lock, and small tasks are better apart than shared."""
-    return ThreadPoolExecutor(threads, "kshot-step", initializer=torch.set_num_threads, initargs=(1,))
+    found = ThreadPoolExecutor(threads, "kshot-step", initializer=torch.set_num_threads, initargs=(1,))
+    all_there = Barrier(threads)
+    list(found.map(lambda _: all_there.wait(), range(threads)))
+    torch.set_num_threads(threads)  # torch takes the last one said for all threads that are still to start
+    return found
 
 
 def forecast(recorded: GraphModule, *tensors: Tensor) -> tuple[float, float]:
@@ -104,6 +127,12 @@ def forecast(recorded: GraphModule, *tensors: Tensor) -> tuple[float, float]:
     return 10 + 12 * (len(recorded.graph.nodes) / 1000) ** 1.5, clock.library + clock.rest / 2
 
 
+def wait(t: Tensor) -> None:
+    """Until it is there: a GPU works on after a call has returned."""
+    if t.is_cuda:
+        torch.cuda.synchronize(t.device)
+
+
 class _Clock(Interpreter):
     """Runs a recording, and takes the time of what compilation leaves to libraries, and of the rest."""
 
@@ -113,6 +142,8 @@ class _Clock(Interpreter):
     def run_node(self, n: Node) -> Any:
         start = time.perf_counter()
         found = super().run_node(n)
+        if isinstance(found, Tensor):
+            wait(found)
         seconds = time.perf_counter() - start
         if any(word in str(n.target) for word in ("convolution", "mm")):
             self.library += max(seconds - self.CALL / 2, self.CALL / 6)
@@ -154,7 +185,7 @@ def _traced(step: Callable[..., Any], given: list[Tensor]) -> GraphModule:
             raise
         except Exception as error:  # eager mode may still be able to do whatever this is
             reason = error
-    raise NotCompiled(_line(reason)) from reason
+    raise NotCompiled(first_line(reason)) from reason
 
 
 class Known(torch.autograd.Function):
@@ -169,6 +200,25 @@ class Known(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, by: Tensor) -> tuple[Tensor | None, ...]:
         return None, None, *scaled(ctx.gradient, by)
+
+
+def add_gradient(parameters: Sequence[Tensor], gradient: Gradient) -> None:
+    """To .grad, as backward() does: fused optimizers count on its lying in memory as the parameter does, clipping on its own.
+
+    What CUDA graphs return is only theirs, and written again at the next step.
+    """
+    taken: set[int] = set()
+    for p, g in zip(parameters, gradient, strict=True):
+        if g is None:
+            continue
+        alike = g.stride() == p.stride() or (g.is_contiguous() and p.is_contiguous())
+        if p.grad is not None:
+            p.grad.add_(g)
+        elif alike and g.data_ptr() not in taken and not g.is_cuda:
+            p.grad = g
+            taken.add(g.data_ptr())
+        else:
+            p.grad = torch.empty_like(p).copy_(g)
 
 
 def scaled(gradient: Gradient, by: Tensor | float) -> Gradient:
@@ -186,8 +236,11 @@ def _tensors(learner: MetaLearner) -> list[Tensor]:
 
 
 def _leaves(tasks: Task) -> list[Tensor]:
-    every = (tasks.support.x, tasks.support.y, tasks.query.x, tasks.query.y, tasks.classes)
-    return [t for t in every if t is not None]
+    return [t for t in leaves_of(tasks) if t is not None]
+
+
+def leaves_of(tasks: Task) -> tuple[Tensor | None, ...]:
+    return tasks.support.x, tasks.support.y, tasks.query.x, tasks.query.y, tasks.classes
 
 
 def _task(like: Task, leaves: Sequence[Tensor]) -> Task:
@@ -197,7 +250,3 @@ def _task(like: Task, leaves: Sequence[Tensor]) -> Task:
 
 def _plus(a: Sequence[Any], b: Sequence[Any]) -> Sequence[Any]:
     return [y if x is None else x if y is None else x + y for x, y in zip(a, b, strict=True)]
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".:")

@@ -25,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from kshot.types import Batch, InputError, inside_vmap, is_concrete
+from kshot.types import Batch, InputError, first_line, inside_vmap, is_concrete
 
 Params = dict[str, Tensor]
 BatchNormPolicy = Literal["batch", "running"] | None
@@ -84,7 +84,7 @@ def run(
 
 def _why_refused(model: nn.Module, x: Tensor, error: RuntimeError) -> str:
     own = next((p.dtype for p in model.parameters()), x.dtype)
-    reason = str(error).strip().splitlines()[0].rstrip(".")
+    reason = first_line(error)
     if x.dtype != own and "type" in reason:
         return f"the examples are {x.dtype} and the model's parameters are {own} ({reason}): use x.to({own})"
     return (

@@ -29,8 +29,8 @@ def keep_freed() -> None:
         return
     with suppress(AttributeError, OSError, TypeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_MMAP_THRESHOLD, 1 << 28)
-        mallopt(_TRIM_THRESHOLD, 1 << 30)
+        if mallopt(_MMAP_THRESHOLD, 1 << 28) or mallopt(_MMAP_THRESHOLD, 1 << 25):  # what older ones take at most
+            mallopt(_TRIM_THRESHOLD, 1 << 30)
 
 
 def peak_memory(run: Callable[[], object], device: torch.device | str = "cpu") -> int:
@@ -78,8 +78,15 @@ def available_memory(device: torch.device | str = "cpu") -> float:
         return there + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     lines = _words("/proc/meminfo")
     free = 1024 * float(lines[lines.index("MemAvailable:") + 1]) if "MemAvailable:" in lines else float("inf")
-    limit, used = _words("/sys/fs/cgroup/memory.max"), _words("/sys/fs/cgroup/memory.current")  # of a container
-    return min(free, float(limit[0]) - float(used[0])) if used and limit and limit[0] != "max" else free
+    limit, used, kinds = (
+        _words(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current", "stat")
+    )  # of a container
+    if not (limit and used) or limit[0] == "max":
+        return free
+    files = (
+        float(kinds[kinds.index("inactive_file") + 1]) if "inactive_file" in kinds else 0.0
+    )  # read, and given up at need
+    return min(free, float(limit[0]) - float(used[0]) + files)
 
 
 def in_bytes(count: float | None) -> str:

@@ -14,6 +14,11 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.utils import _pytree
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, short enough for a sentence of ours."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".:")
+
+
 class InputError(ValueError):
     """Wrong input: says what was found, what is needed and what to do."""
 

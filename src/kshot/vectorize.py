@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -13,16 +14,17 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree
 
-from kshot.compiled import Compiled, Known, NotCompiled, scaled
+from kshot.compiled import Compiled, Known, NotCompiled, add_gradient, leaves_of, or_not_compiled, scaled
 from kshot.learner import MetaLearner, check_learner
 from kshot.memory import keep_freed
-from kshot.types import InputError, Task, check_task
+from kshot.types import InputError, Task, check_task, first_line
 
 Way = Literal["vmap", "loop"] | int  # an int is the number of tasks in a chunk
 Vectorize = Way | Literal["auto"]
 
 _chosen: WeakKeyDictionary[MetaLearner, dict[Any, Way]] = WeakKeyDictionary()
 CHUNKS = (4, 8)
+MANY = 16  # compiled steps of one learner
 LARGE = 0.005  # seconds of a task
 CLEARLY = 1.05  # in a whole step chunks do hardly as well as one alone
 _MOVES = ("_progress", "progress_was_read", "_all_used", "seen", "features")  # what no compiled step depends on
@@ -39,9 +41,7 @@ def meta_loss(learner: MetaLearner, tasks: Task, vectorize: Vectorize = "auto", 
     if not compile:
         return torch.cat(list(pieces(learner.loss, tasks, way))).mean()
     try:
-        step = compiled(learner, tasks, way)
-        assert step is not None
-        value, gradient = step(learner, tasks)
+        value, gradient = compiled(learner, tasks, way)(learner, tasks)
     except NotCompiled as reason:
         raise InputError(f"this meta-loss cannot be compiled ({reason}): leave out compile=True") from reason
     trained = [p for p in learner.parameters() if p.requires_grad]
@@ -49,18 +49,20 @@ def meta_loss(learner: MetaLearner, tasks: Task, vectorize: Vectorize = "auto", 
     return mean
 
 
-def compiled(learner: MetaLearner, tasks: Task, way: Way, make: bool = True) -> Compiled | None:
-    """The compiled meta-step for tasks like these; when it is made, it is compared with the eager one.
-
-    make=False: None if there is none yet.
-    """
+def compiled(learner: MetaLearner, tasks: Task, way: Way) -> Compiled:
+    """The compiled meta-step for tasks like these; when it is made, it is compared with the eager one."""
     device = tasks.support.x.device.type
     casts = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    kind = (way, _shapes(tasks), casts, _settings(learner))
+    kind = (way, shapes(tasks), casts, _settings(learner))
     found = _compiled.setdefault(learner, {}).get(kind)
-    if found is None and make:
-        found = Compiled(learner, losses_by(learner, way), tasks, tasks_at_once(tasks, way))
-        _check_same(learner, tasks, way, found, tolerance=0.05 if casts is None else 0.3)
+    if found is None:
+        if len(_compiled[learner]) >= MANY:
+            raise NotCompiled(
+                f"{MANY} were compiled already for this learner, for other shapes of tasks or other settings of its modules"
+            )
+        with or_not_compiled():
+            found = Compiled(learner, losses_by(learner, way), tasks, tasks_at_once(tasks, way))
+            _check_same(learner, tasks, way, found, tolerance=0.05 if casts is None else 0.3)
         _compiled[learner][kind] = found
     return found
 
@@ -69,12 +71,23 @@ def _settings(learner: MetaLearner) -> tuple[Any, ...]:
     """What a compiled step depends on beside tensors: it is a constant there, and another one is compiled anew."""
     trained = tuple(p.requires_grad for p in learner.parameters())
     attributes = [
-        str(v) if isinstance(v, list) else v
+        _plain(v)
         for module in learner.modules()
-        for name, v in vars(module).items()
-        if name not in _MOVES and (v.__hash__ is not None or (isinstance(v, list) and name[0] != "_"))
+        for name, v in (*vars(module).items(), ("hooks", [*module._forward_pre_hooks, *module._forward_hooks]))
+        if name not in _MOVES and (name[0] != "_" or v.__hash__ is not None)
     ]
     return trained, *attributes
+
+
+def _plain(v: Any) -> Any:
+    """A value that is equal when this one is; of what has no such thing, which one it is."""
+    if isinstance(v, list | tuple):
+        return tuple(map(_plain, v))
+    if isinstance(v, dict):
+        return tuple((_plain(name), _plain(x)) for name, x in v.items())
+    if v.__hash__ is None and is_dataclass(v):
+        return type(v), _plain(vars(v))
+    return id(v) if v.__hash__ is None else v
 
 
 def losses_by(learner: MetaLearner, way: Way) -> Callable[[Task], Tensor]:
@@ -91,8 +104,10 @@ def _check_same(learner: MetaLearner, tasks: Task, way: Way, step: Compiled, tol
     trained = [p for p in learner.parameters() if p.requires_grad]
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(0)
-        value = torch.cat(list(pieces(learner.loss, tasks, way))).mean()
-        wanted = torch.autograd.grad(value, trained, allow_unused=True)
+        wanted: list[Tensor | None] = [None] * len(trained)
+        for losses in pieces(learner.loss, tasks, way):
+            part = torch.autograd.grad(losses.sum() / len(tasks), trained, allow_unused=True)
+            wanted = [b if a is None else a if b is None else a + b for a, b in zip(wanted, part, strict=True)]
         torch.manual_seed(0)
         _, found = step(learner, tasks)
     pairs = [(a, b) for a, b in zip(wanted, found, strict=True) if a is not None and b is not None]
@@ -111,10 +126,7 @@ def meta_backward(
         value, gradient = step(learner, tasks)
         if total != len(tasks):  # of several ranks
             value, gradient = value * (len(tasks) / total), scaled(gradient, len(tasks) / total)
-        trained = [p for p in learner.parameters() if p.requires_grad]
-        for p, g in zip(trained, gradient, strict=True):
-            if g is not None:
-                p.grad = g if p.grad is None else p.grad + g
+        add_gradient([p for p in learner.parameters() if p.requires_grad], gradient)
         return value.cpu()
     value = torch.zeros(())
     for losses in pieces(learner.loss, tasks, way):
@@ -157,7 +169,7 @@ def choose(
     keep_freed()
     function = learner.loss if function is None else function
     mode = (learner.training, torch.is_grad_enabled(), function.__qualname__)
-    kind = (vectorize, _shapes(tasks), mode)
+    kind = (vectorize, shapes(tasks), mode)
     known = _chosen.setdefault(learner, {})
     if kind not in known:
         with torch.random.fork_rng():  # neither trial may shift the run's random numbers
@@ -167,13 +179,16 @@ def choose(
     return known[kind]
 
 
-def _shapes(tasks: Task) -> tuple[Any, ...]:
-    s, q = tasks.support, tasks.query
-    return s.x.shape, s.y.shape, q.x.shape, s.ways, s.x.dtype, str(s.x.device), tasks.classes is None
+def shapes(tasks: Task) -> tuple[Any, ...]:
+    leaves = [None if t is None else (t.shape, t.stride(), t.dtype, t.device) for t in leaves_of(tasks)]
+    return tasks.support.ways, tasks.query.ways, *leaves
 
 
 def _measure(learner: MetaLearner, function: Callable[[Task], Tensor], tasks: Task) -> Way:
-    """The quickest a task, of a loop, vmap, and, where these are close, chunks; in less time than five steps take."""
+    """The quickest a task, of a loop, vmap, and, where these are close, chunks; in less time than five steps take.
+
+    Where all at once is quicker than a few, so it is than chunks between.
+    """
     found: dict[Way, float] = {"loop": _seconds(learner, function, tasks[:1], "loop")}
     try:
         if (
@@ -185,15 +200,16 @@ def _measure(learner: MetaLearner, function: Callable[[Task], Tensor], tasks: Ta
                 return "loop"
             found[len(few)] = CLEARLY * together
         found["vmap"] = _seconds(learner, function, tasks, "vmap", hopeless=3 * found["loop"] * len(tasks)) / len(tasks)
-        for size in CHUNKS if 1 / 3 < found["vmap"] / found["loop"] < 3 else ():
+        close = 1 / 3 < found["vmap"] / found["loop"] < 3 and found["vmap"] > found.get(CHUNKS[0], 0.0)
+        for size in CHUNKS if close else ():
             if size not in found and 2 * size <= len(tasks):
                 found[size] = CLEARLY * _seconds(learner, function, tasks[:size], "vmap") / size
     except InputError:
         raise
     except Exception as error:  # whatever vmap cannot do, the loop has just done
-        reason = str(error).strip().splitlines()[0]
         warnings.warn(
-            f"vectorize='auto' runs the tasks in a loop, because vmap cannot run this model: {reason}", stacklevel=4
+            f"vectorize='auto' runs the tasks in a loop, because vmap cannot run this model: {first_line(error)}",
+            stacklevel=4,
         )
         return "loop"
     return min(found, key=found.__getitem__)

@@ -110,7 +110,8 @@ def _meta_batch(d: Diagnosis) -> str | None:
 
 def _exact(d: Diagnosis) -> Mode:
     """The first that could be taken (unrolled, where it fits); where memory is scarce one with half of it."""
-    able = [m for m in d.modes if m.exact and m.why is None and m.cosine and m.cosine.low > SAME]
+    able = [m for m in d.modes if m.exact and m.why is None]
+    able = [m for m in able if m.cosine and m.cosine.low > SAME] or able  # none, where it is not a number
     first = able[0]
     small = [m for m in able if _bytes(m) <= SMALLER * _bytes(first) and _seconds(m) <= SLOWER * _seconds(first)]
     return min(small, key=_bytes, default=first) if _bytes(first) > SCARCE * d.free else first

@@ -31,7 +31,7 @@ from kshot.memory import available_memory, in_bytes, peak_memory
 from kshot.rl.family import Family
 from kshot.rl.sampling import check_actor, collect, device_of
 from kshot.rl.sampling import draw as draw_environments
-from kshot.types import InputError, Task, TaskSource, check_task, draw, seeded
+from kshot.types import InputError, Task, TaskSource, check_task, draw, first_line, seeded
 
 FAR = 16  # steps that memory is forecast to, where the learner takes fewer
 EXACT = (Unrolled, MixedMode, Checkpoint)
@@ -60,14 +60,15 @@ def diagnose(
     by_gradient = isinstance(learner, GradientLearner)
     if steps is not None and not by_gradient:
         raise InputError(f"steps={steps}: {type(learner).__name__} takes no inner steps, leave it out")
-    was_training = learner.training
+    modes = [(module, module.training) for module in learner.modules()]
     learner.train()
     try:
         with learner.trying(steps=steps) if isinstance(learner, GradientLearner) else nullcontext():
             batch = _tasks(learner, tasks, count, seed)
             return _diagnose(learner, batch, seed, progress or (lambda *_: None))
     finally:
-        learner.train(was_training)
+        for module, training in modes:
+            module.training = training
 
 
 def _tasks(learner: MetaLearner, tasks: Any, count: int, seed: int) -> Task:
@@ -196,5 +197,5 @@ def _mode(
 
 def _reason(error: Exception) -> str:
     """A sentence up to what to do about it, for who only wanted to compare."""
-    line = str(error).strip().splitlines()[0]
+    line = first_line(error)
     return line.partition(": ")[0] if isinstance(error, InputError) else line

@@ -17,6 +17,8 @@ class Range:
 
     @staticmethod
     def of(values: list[float]) -> Range:
+        if any(map(math.isnan, values)):
+            return Range(math.nan, math.nan, math.nan)
         return Range(sum(values) / len(values), min(values), max(values))
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from kshot.functional import Params, twice_differentiable
 from kshot.hypergradients.beneath import Beneath
@@ -72,11 +73,11 @@ class Implicit(Hypergradient):
             return
         seen, names = Captured(), list(params)
         with torch.no_grad():
-            seen.run(lambda *own: objective(dict(zip(names, own, strict=True)), steps), *now.values())
+            seen.run(lambda *own: objective(dict(zip(names, own, strict=True)), steps - 1), *now.values())
         others, again = seen.tensors, seen.again(objective)
 
         def pure(own: tuple[Tensor, ...], rest: tuple[Tensor, ...]) -> Tensor:
-            return replaced(again, others, rest)(dict(zip(names, own, strict=True)), steps)
+            return replaced(again, others, rest)(dict(zip(names, own, strict=True)), steps - 1)
 
         found = _Optimum.apply(self, pure, len(names), *together(list(now.values())), *params.values(), *others)  # type: ignore[no-untyped-call]
         yield dict(zip(names, found, strict=True))
@@ -93,7 +94,10 @@ _noting: list[list[Tensor]] = []
 
 @contextmanager
 def residuals() -> Iterator[list[Tensor]]:
-    """Collects what the solver left, as a share of what it was to solve for: a number for each backward pass inside, or [T]."""
+    """Collects what the solver left, as a share of what it was to solve for: a number for each backward pass inside, or [T].
+
+    A compiled step has no such list.
+    """
     noted: list[Tensor] = []
     _noting.append(noted)
     try:
@@ -134,7 +138,7 @@ class _Optimum(torch.autograd.Function):
             pull = torch.func.vjp(gradients, own, tuple(rest[i] for i in wanted))[1]
             w, left = ctx.way.solve(lambda x: list(pull(tuple(x))[0]), list(v))
             by_rest = pull(tuple(w))[1]
-        for noted in _noting:
+        for noted in _noting if get_proxy_mode() is None else ():
             noted.append(Beneath().below(left).detach() if Beneath.reachable() else left.detach())
         found: list[Tensor | None] = [None] * (start + len(rest))
         for i, x in enumerate(w):

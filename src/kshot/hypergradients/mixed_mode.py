@@ -15,7 +15,7 @@ from kshot.hypergradients.captured import Captured, replaced, together
 from kshot.hypergradients.checkpoint import by_segments
 from kshot.hypergradients.hypergradient import Objective, StepByStep, gradient_and_value
 from kshot.rules import Rule
-from kshot.types import InputError
+from kshot.types import InputError, first_line
 
 Gradient = Any  # (tensors of the parameters, other tensors) -> (value, gradients in all of them)
 
@@ -112,7 +112,7 @@ class MixedMode(_ByParts):
                 raise
             raise InputError(
                 f"hypergradient='mixed-mode' needs derivatives forward over reverse, and torch has none for a part of this loss "
-                f"({str(error).strip().splitlines()[0]}): take 'checkpoint:1', which is as exact and as small"
+                f"({first_line(error)}): take 'checkpoint:1', which is as exact and as small"
             ) from error
 
 

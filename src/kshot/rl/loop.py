@@ -68,6 +68,10 @@ class PolicyRun(Run):
 
     t: PolicyTraining
 
+    @property
+    def updates(self) -> int:  # type: ignore[override]
+        return self.t.epochs
+
     def batches(self) -> Iterator[Task]:
         while self.step < self.t.steps:
             generator = seeded(self.t.seed, self.step)

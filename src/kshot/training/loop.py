@@ -103,6 +103,8 @@ class Run:
     (kshot.rl) have theirs.
     """
 
+    updates = 1  # of a step
+
     def __init__(
         self,
         learner: MetaLearner,
@@ -198,10 +200,10 @@ class Run:
         t = self.t
         self.optimizer.zero_grad()
         with self._autocast():
-            step = self.compiling.step(self.learner, batch, way, t.steps - self.step)
+            step = self.compiling.step(self.learner, batch, way, (t.steps - self.step) * self.updates)
             start = time.perf_counter()
             value = meta_backward(self.learner, batch, way, t.meta_batch, step)
-            self.compiling.took(time.perf_counter() - start)
+            self.compiling.took(start, batch)
         loss, stops = self.ranks.sum_gradients(self.trained, float(value), float(stop.is_set()))
         norm = float(nn.utils.clip_grad_norm_(self.trained, t.clip if t.clip is not None else math.inf))
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -229,9 +231,8 @@ class Run:
     def _autocast(self) -> Any:
         if self.t.precision == "fp32":
             return nullcontext()
-        return torch.autocast(
-            self.device.type, torch.bfloat16, cache_enabled=False
-        )  # the cache would cut higher gradients
+        # The cache would cut higher gradients.
+        return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
 
     def measure(self) -> Evaluation:
         return evaluate(self.learner, self.validate, self.t.validate_episodes, self.t.seed, curves=False)
@@ -274,6 +275,7 @@ class Run:
             "best": self.best if math.isfinite(self.best) else None,
             "vectorize": self.way,
             "compile": self.compiling.chosen,
+            "compiled_for": self.compiling.kinds,
             "settings": self.settings,
             "optimizer": {"groups": optimizer["param_groups"], "scalars": scalars},
         }
@@ -297,7 +299,7 @@ class Run:
         check_same(out, state["settings"], self.settings, self.t)
         checkpoint.fill(self.learner, tensors, out)
         self.step, self.way, self.losses = state["step"], state["vectorize"], state["losses"]
-        self.compiling.chosen = state["compile"]
+        self.compiling.chosen, self.compiling.kinds = state["compile"], state.get("compiled_for", [])
         self.best = math.inf if state["best"] is None else state["best"]
         slots: dict[int, dict[str, Any]] = {}
         for key, value in {**tensors, **state["optimizer"]["scalars"]}.items():
@@ -305,6 +307,11 @@ class Run:
                 _, i, name = key.split(".", 2)
                 slots.setdefault(int(i), {})[name] = value
         self.optimizer.load_state_dict({"state": slots, "param_groups": state["optimizer"]["groups"]})
+        for (
+            p,
+            own,
+        ) in self.optimizer.state.items():  # files hold no layouts, and fused optimizers count on the parameter's
+            own |= {name: torch.empty_like(p).copy_(v) for name, v in own.items() if v.shape == p.shape}
 
     def diagnosis(self, batch: Task, loss: float, norm: float) -> str:
         culprit = ""
