@@ -41,7 +41,7 @@ from kshot.models import MLP, Conv4
 from kshot.rules import SGD
 from kshot.tasks import Sinusoids
 from kshot.training.options import OPTIMIZERS
-from kshot.vectorize import CHUNKS, choose, compiled, meta_backward
+from kshot.vectorize import CHUNKS, choose, compiled, meta_backward, to_compile
 
 
 @dataclass(frozen=True)
@@ -259,6 +259,7 @@ def _of_kshot(w: Workload, name: str) -> Contender:
     step = None
     if name == "compiled":
         start = time.perf_counter()
+        chosen = to_compile(learner, w.tasks, chosen)
         step = compiled(learner, w.tasks, chosen)
         facts = {"way": chosen, "compilation": round(time.perf_counter() - start, 1)}
 

@@ -12,7 +12,7 @@ import torch
 from kshot.compiled import Compiled, NotCompiled, forecast, inputs, or_not_compiled, record, wait
 from kshot.learner import MetaLearner
 from kshot.types import InputError, Task
-from kshot.vectorize import Way, compiled, losses_by, shapes, tasks_at_once
+from kshot.vectorize import Vectorize, Way, compiled, losses_by, shapes, tasks_at_once, to_compile
 
 Compile = bool | Literal["auto"]
 TIMED = 5  # eager steps before the choice; the first warms up
@@ -20,9 +20,9 @@ KINDS = 4  # shapes of tasks to compile for; those after them are run eagerly
 
 
 class Compiling:
-    """chosen: None until it is, after a few steps; kinds: the shapes that are compiled for.
+    """chosen: None until it is, after a few steps; kinds: the shapes that are compiled for, way: how.
 
-    Both are part of the run's state, for the two ways round differently.
+    All are part of the run's state, for every way rounds differently.
     say: what a sentence for the user is given to. agree: rank 0's value, for all ranks.
     """
 
@@ -32,13 +32,21 @@ class Compiling:
         self.wanted, self.say, self.agree = wanted, say, agree
         self.chosen: bool | None = None if wanted == "auto" else bool(wanted)
         self.kinds: list[str] = []
+        self.way: Way | None = None
         self._takes: dict[Any, bool] = {}
         self._seconds: list[float] = []
 
-    def step(self, learner: MetaLearner, tasks: Task, way: Way, left: int) -> Compiled | None:
+    def step(
+        self, learner: MetaLearner, tasks: Task, eager: Way, left: int, vectorize: Vectorize = "auto"
+    ) -> Compiled | None:
         """The compiled step for these tasks, or None to take an eager one; `left` steps are to come."""
+        if self.chosen is False or (self.chosen is None and len(self._seconds) < TIMED):
+            return None
+        if self.way is None:
+            self.way = to_compile(learner, tasks, eager, vectorize)
+        way = self.way
         try:
-            if self.chosen is None and len(self._seconds) == TIMED:
+            if self.chosen is None:
                 with torch.random.fork_rng():  # the trials may not shift the run's random numbers
                     pays = self._pays(learner, tasks, way, left)
                 self.chosen = self.agree(pays)

@@ -200,7 +200,7 @@ class Run:
         t = self.t
         self.optimizer.zero_grad()
         with self._autocast():
-            step = self.compiling.step(self.learner, batch, way, (t.steps - self.step) * self.updates)
+            step = self.compiling.step(self.learner, batch, way, (t.steps - self.step) * self.updates, t.vectorize)
             start = time.perf_counter()
             value = meta_backward(self.learner, batch, way, t.meta_batch, step)
             self.compiling.took(start, batch)
@@ -275,7 +275,7 @@ class Run:
             "best": self.best if math.isfinite(self.best) else None,
             "vectorize": self.way,
             "compile": self.compiling.chosen,
-            "compiled_for": self.compiling.kinds,
+            "compiled": {"way": self.compiling.way, "kinds": self.compiling.kinds},
             "settings": self.settings,
             "optimizer": {"groups": optimizer["param_groups"], "scalars": scalars},
         }
@@ -299,7 +299,8 @@ class Run:
         check_same(out, state["settings"], self.settings, self.t)
         checkpoint.fill(self.learner, tensors, out)
         self.step, self.way, self.losses = state["step"], state["vectorize"], state["losses"]
-        self.compiling.chosen, self.compiling.kinds = state["compile"], state.get("compiled_for", [])
+        self.compiling.chosen = state["compile"]
+        self.compiling.way, self.compiling.kinds = state["compiled"]["way"], state["compiled"]["kinds"]
         self.best = math.inf if state["best"] is None else state["best"]
         slots: dict[int, dict[str, Any]] = {}
         for key, value in {**tensors, **state["optimizer"]["scalars"]}.items():
