@@ -162,7 +162,7 @@ def meta_step(r: Result) -> str:
         found = {x["contender"]: x for x in r["rows"] if (x["problem"], x["steps"]) == problem}
         peer = found[found["kshot auto"]["best peer"]]
         cells = [f"{1000 * peer['median']:.1f} ({peer['contender']})", timed(found["kshot auto"])]
-        cells += [timed(found[name]) if name in found else "" for name in ("kshot compiled",)]
+        cells += [timed(found["kshot compiled"]) if "kshot compiled" in found else ""]
         cells += [f"{1000 * found['jax']['median']:.3g}" if "jax" in found else ""]
         rows.append((problem[0], problem[1] or "", *cells))
     heads = ("one meta-step, ms", "inner steps", "best peer", "kshot", "kshot, compiled", "JAX")
@@ -222,13 +222,9 @@ def attempts(r: Result) -> str:
 
 def floor(r: Result) -> str:
     """Of the Conv4-64 step with stride 2, 5-way 1-shot, 15 queries a class, one inner step, counted from the shapes."""
-    forward = (
-        2 * (196 * 9 * 64 + (49 + 16 + 4) * 576 * 64) / 1e9
-    )  # of one image; a multiplication and an addition are two
-    query, support = (
-        75 * 3 * forward,
-        5 * 8 * forward,
-    )  # back costs twice forward, and back through both about five times
+    # Of one image; a multiplication and an addition are two. Back costs twice forward, and back through both about five times.
+    forward = 2 * (196 * 9 * 64 + (49 + 16 + 4) * 576 * 64) / 1e9
+    query, support = 75 * 3 * forward, 5 * 8 * forward
     rate = r["gigaflops_of_a_thread"]
     rows = [
         ("one image forward", f"{forward:.4f}", f"{1000 * forward / rate:.2f}"),

@@ -104,9 +104,8 @@ def _value(key: str, value: Any) -> Any:
         )
     if key in _TABLES and isinstance(value, Mapping):
         return build(value, key)
-    if (
-        key in _TABLES and key != "hypergradient" and isinstance(value, str)
-    ):  # whose names may hold a setting, 'truncated:5'
+    plain_name = isinstance(value, str) and key != "hypergradient"  # whose names may hold a setting, 'truncated:5'
+    if key in _TABLES and plain_name:
         return build({"name": value}, key)
     if key in _TABLES and isinstance(value, int | float | list):
         raise InputError(f"{key} needs a name, found {value!r}: one of {', '.join(_TABLES[key])}")
