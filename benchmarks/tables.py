@@ -304,19 +304,19 @@ def picture_of_meta_step(r: Result) -> bytes:
 
     rows = list(dict.fromkeys((x["problem"], x["steps"]) for x in r["rows"]))
     at = {(x["problem"], x["steps"], x["contender"]): x["ratio"] for x in r["rows"]}
-    looks = {"kshot auto": (INK, "eager"), "kshot compiled": (ACCENT, "compiled")}
+    looks = {"kshot auto": (INK, "eager", -13), "kshot compiled": (ACCENT, "compiled", 6)}
 
     def draw(figure: Any) -> None:
         ax = figure.add_axes((0.36, 0.16, 0.6, 0.74))
         name_axes(ax, "times as fast as the best peer", "")
         ax.set_xscale("log")
         ax.axvline(1, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2.5)))
-        for contender, (colour, name) in looks.items():
+        for contender, (colour, name, above) in looks.items():
             points = [(at[(*row, contender)], y) for y, row in enumerate(rows) if (*row, contender) in at]
             ax.plot(*zip(*points, strict=True), "o", color=colour, markersize=6, label=name)
             for x, y in points:
                 ax.annotate(
-                    f"{x:.1f}", (x, y), (0, 6), textcoords="offset points", ha="center", fontsize=7.5, color=colour
+                    f"{x:.1f}", (x, y), (0, above), textcoords="offset points", ha="center", fontsize=7.5, color=colour
                 )
         names = [f"{problem}{f', {counted(steps)}' if steps else ''}" for problem, steps in rows]
         ax.set_yticks(range(len(rows)), names)

@@ -49,7 +49,7 @@ def test_auto_takes_the_fastest_a_task(
     seconds: dict[object, float], wanted: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fake(learner: object, function: object, tasks: kshot.Task, way: object, hopeless: float = 0.0) -> float:
-        return seconds[len(tasks) if way == "vmap" and len(tasks) < 32 else way] * len(tasks)
+        return seconds[len(tasks) if way == "vmap" and len(tasks) < 16 else way] * len(tasks)
 
     monkeypatch.setattr(vectorize, "_seconds", fake)
     assert choose(maml(), classification(tasks=32)) == wanted

@@ -206,6 +206,7 @@ def _measure(learner: MetaLearner, function: Callable[[Task], Tensor], tasks: Ta
     Where all at once is quicker than a few, so it is than chunks between.
     """
     found: dict[Way, float] = {"loop": _seconds(learner, function, tasks[:1], "loop")}
+    many = tasks
     try:
         if (
             found["loop"] > LARGE
@@ -216,7 +217,8 @@ def _measure(learner: MetaLearner, function: Callable[[Task], Tensor], tasks: Ta
             if together > 1.5 * found["loop"]:
                 return "loop"
             found[len(few)] = CLEARLY * together
-        found["vmap"] = _seconds(learner, function, tasks, "vmap", hopeless=3 * found["loop"] * len(tasks)) / len(tasks)
+            many = tasks[: max(len(few), len(tasks) // 2)]  # their memory is new to the process, which takes its time
+        found["vmap"] = _seconds(learner, function, many, "vmap", hopeless=3 * found["loop"] * len(many)) / len(many)
         close = 1 / 3 < found["vmap"] / found["loop"] < 3 and found["vmap"] > found.get(CHUNKS[0], 0.0)
         for size in CHUNKS if close else ():
             if size not in found and 2 * size <= len(tasks):
