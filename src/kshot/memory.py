@@ -78,14 +78,11 @@ def available_memory(device: torch.device | str = "cpu") -> float:
         return there + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     lines = _words("/proc/meminfo")
     free = 1024 * float(lines[lines.index("MemAvailable:") + 1]) if "MemAvailable:" in lines else float("inf")
-    limit, used, kinds = (
-        _words(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current", "stat")
-    )  # of a container
+    # What a container may take; files that it read count as used, and are given up at need.
+    limit, used, kinds = (_words(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current", "stat"))
     if not (limit and used) or limit[0] == "max":
         return free
-    files = (
-        float(kinds[kinds.index("inactive_file") + 1]) if "inactive_file" in kinds else 0.0
-    )  # read, and given up at need
+    files = float(kinds[kinds.index("inactive_file") + 1]) if "inactive_file" in kinds else 0.0
     return min(free, float(limit[0]) - float(used[0]) + files)
 
 

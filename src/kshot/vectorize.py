@@ -208,9 +208,8 @@ def _measure(learner: MetaLearner, function: Callable[[Task], Tensor], tasks: Ta
     found: dict[Way, float] = {"loop": _seconds(learner, function, tasks[:1], "loop")}
     many = tasks
     try:
-        if (
-            found["loop"] > LARGE
-        ):  # tasks differ, and so do large ones in whether vmap is of use: a few show it, for little
+        if found["loop"] > LARGE:
+            # Tasks differ, and so do large ones in whether vmap is of use: a few show it, for little.
             few = tasks[: CHUNKS[0]]
             looped, together = (_seconds(learner, function, few, way) / len(few) for way in ("loop", "vmap"))
             found["loop"] = LOOPED * looped

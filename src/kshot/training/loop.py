@@ -299,8 +299,9 @@ class Run:
         check_same(out, state["settings"], self.settings, self.t)
         checkpoint.fill(self.learner, tensors, out)
         self.step, self.way, self.losses = state["step"], state["vectorize"], state["losses"]
-        self.compiling.chosen = state["compile"]
-        self.compiling.way, self.compiling.kinds = state["compiled"]["way"], state["compiled"]["kinds"]
+        self.compiling.chosen = state.get("compile", self.compiling.chosen)
+        compiled = state.get("compiled", {"way": None, "kinds": []})  # of runs from before there was any
+        self.compiling.way, self.compiling.kinds = compiled["way"], compiled["kinds"]
         self.best = math.inf if state["best"] is None else state["best"]
         slots: dict[int, dict[str, Any]] = {}
         for key, value in {**tensors, **state["optimizer"]["scalars"]}.items():
@@ -308,10 +309,8 @@ class Run:
                 _, i, name = key.split(".", 2)
                 slots.setdefault(int(i), {})[name] = value
         self.optimizer.load_state_dict({"state": slots, "param_groups": state["optimizer"]["groups"]})
-        for (
-            p,
-            own,
-        ) in self.optimizer.state.items():  # files hold no layouts, and fused optimizers count on the parameter's
+        # Files hold no layouts, and fused optimizers count on the parameter's.
+        for p, own in self.optimizer.state.items():
             own |= {name: torch.empty_like(p).copy_(v) for name, v in own.items() if v.shape == p.shape}
 
     def diagnosis(self, batch: Task, loss: float, norm: float) -> str:
