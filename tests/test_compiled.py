@@ -415,7 +415,7 @@ def test_the_forecast_times_what_is_left() -> None:
     learner, tasks = maml(), _floats(classification())
     meta_loss(learner, tasks, "vmap")
     recorded = record(learner, losses_by(learner, "vmap"), tasks)
-    cost, seconds = forecast(recorded, *inputs(learner, tasks))
+    cost, seconds = forecast(recorded, learner, tasks, len(tasks))
     assert 11 < cost < 20  # seconds; a hundred operations or so
     assert 0 < seconds < 0.1
 

@@ -7,6 +7,7 @@ tensor decides what happens next.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -54,13 +55,11 @@ class Compiled:
     def __init__(self, learner: MetaLearner, losses: Losses, tasks: Task, size: int) -> None:
         """Made for as many tasks of this shape."""
         self.size = size
-        self._threads = torch.get_num_threads() if size < len(tasks) and not tasks.support.x.is_cuda else 1
         self._made: dict[int, Recorded] = {}
         for few in {min(size, len(tasks)), len(tasks) % size} - {0}:
             part = tasks[:few]
             recorded = record(learner, losses, part, of=len(tasks))
-            if any(_is_random(node) for node in recorded.graph.nodes):
-                self._threads = 1  # the pieces draw one after the other, as eagerly
+            self._threads = side_by_side(recorded, tasks, size)
             self._compile(recorded, inputs(learner, part), few)
 
     def _compile(self, recorded: GraphModule, given: list[Tensor], size: int) -> None:
@@ -85,11 +84,11 @@ class Compiled:
             loss, *total = self._run([*own, *_leaves(tasks)], len(tasks))
             return loss, total
         parts = [tasks[start : start + self.size] for start in range(0, len(tasks), self.size)]
-        threads = min(self._threads, len(parts))
+        threads = self._threads
         if threads == 1:
             loss, *total = self._sum(own, parts)
         else:  # each its share of the pieces, which it adds up itself: the same sum whichever is done first
-            shares = _pool(self._threads).map(self._sum, [own] * threads, [parts[i::threads] for i in range(threads)])
+            shares = _pool(threads).map(self._sum, [own] * threads, [parts[i::threads] for i in range(threads)])
             loss, *total = reduce(_plus, shares)
         return loss, total
 
@@ -103,6 +102,13 @@ class Compiled:
             return self._made[size](*tensors)
 
 
+def side_by_side(recorded: GraphModule, tasks: Task, size: int) -> int:
+    """How many pieces of so many tasks run at once: one on a GPU, and where they draw random numbers, in turn as eagerly."""
+    if tasks.support.x.is_cuda or any(_is_random(node) for node in recorded.graph.nodes):
+        return 1
+    return min(torch.get_num_threads(), math.ceil(len(tasks) / size))
+
+
 def _is_random(node: Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
@@ -110,21 +116,32 @@ def _is_random(node: Node) -> bool:
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Each runs with one thread of its own: compiled code holds no lock, and small tasks are better apart than shared."""
+    before = torch.get_num_threads()
     found = ThreadPoolExecutor(threads, "kshot-step", initializer=torch.set_num_threads, initargs=(1,))
     all_there = Barrier(threads)
     list(found.map(lambda _: all_there.wait(), range(threads)))
-    torch.set_num_threads(threads)  # torch takes the last one said for all threads that are still to start
+    torch.set_num_threads(before)  # torch takes the last one said for all threads that are still to start
     return found
 
 
-def forecast(recorded: GraphModule, *tensors: Tensor) -> tuple[float, float]:
-    """(seconds to compile, seconds of a run then), roughly: libraries take as long as they did, the rest half, a call nothing."""
-    clock = _Clock(recorded)
-    with torch.no_grad():
-        for _ in range(2):  # the first warms up
-            clock.library = clock.rest = 0.0
-            clock.run(*tensors)
-    return 10 + 12 * (len(recorded.graph.nodes) / 1000) ** 1.5, clock.library + clock.rest / 2
+def forecast(recorded: GraphModule, learner: MetaLearner, tasks: Task, size: int) -> tuple[float, float]:
+    """(seconds to compile, seconds of a step on these tasks then), roughly, from a recording of `size` of them.
+
+    Libraries and large tensors take as long as they did, small operations half, and a call nothing.
+    """
+    clock, given = _Clock(recorded), inputs(learner, tasks[:size])
+    before, threads = torch.get_num_threads(), side_by_side(recorded, tasks, size)
+    if threads > 1:
+        torch.set_num_threads(1)
+    try:
+        with torch.no_grad():
+            for _ in range(2):  # the first warms up
+                clock.seconds = 0.0
+                clock.run(*given)
+    finally:
+        torch.set_num_threads(before)
+    pieces = math.ceil(len(tasks) / size)
+    return 10 + 12 * (len(recorded.graph.nodes) / 1000) ** 1.5, clock.seconds * math.ceil(pieces / threads)
 
 
 def wait(t: Tensor) -> None:
@@ -134,21 +151,23 @@ def wait(t: Tensor) -> None:
 
 
 class _Clock(Interpreter):
-    """Runs a recording, and takes the time of what compilation leaves to libraries, and of the rest."""
+    """Runs a recording, and adds up what its operations will take when it is compiled."""
 
-    CALL = 30e-6  # of a node, whatever it does
-    library = rest = 0.0
+    CALL, LARGE = 30e-6, 300e-6  # what a call takes, whatever it does; the time of what is not done in a cache
+    seconds = 0.0
 
     def run_node(self, n: Node) -> Any:
         start = time.perf_counter()
         found = super().run_node(n)
         if isinstance(found, Tensor):
             wait(found)
-        seconds = time.perf_counter() - start
+        took = time.perf_counter() - start
         if any(word in str(n.target) for word in ("convolution", "mm")):
-            self.library += max(seconds - self.CALL / 2, self.CALL / 6)
+            self.seconds += max(took - self.CALL / 2, self.CALL / 6)
+        elif took > self.LARGE:
+            self.seconds += took
         else:
-            self.rest += max(seconds - self.CALL, 0.0)
+            self.seconds += max(took - self.CALL, 0.0) / 2
         return found
 
 

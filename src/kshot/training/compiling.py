@@ -9,13 +9,14 @@ from typing import Any, Literal
 
 import torch
 
-from kshot.compiled import Compiled, NotCompiled, forecast, inputs, or_not_compiled, record, wait
+from kshot.compiled import Compiled, NotCompiled, forecast, or_not_compiled, record, wait
 from kshot.learner import MetaLearner
 from kshot.types import InputError, Task
 from kshot.vectorize import Vectorize, Way, compiled, losses_by, shapes, tasks_at_once, to_compile
 
 Compile = bool | Literal["auto"]
 TIMED = 5  # eager steps before the choice; the first warms up
+CLEARLY = 0.9  # of the time: a forecast is no better than that
 KINDS = 4  # shapes of tasks to compile for; those after them are run eagerly
 
 
@@ -83,9 +84,9 @@ class Compiling:
         size = tasks_at_once(tasks, way)
         with or_not_compiled():
             recorded = record(learner, losses_by(learner, way), tasks[:size])
-            cost, then = forecast(recorded, *inputs(learner, tasks[:size]))
-        gain = left * (eager - then * len(tasks) / size)
-        if gain < 2 * cost:
+            cost, then = forecast(recorded, learner, tasks, size)
+        gain = left * (eager - then)
+        if gain < 2 * cost or then > CLEARLY * eager:
             return False
         self.say(f"compiling the steps, about {cost:.0f} s, to save about {gain:.0f} s of {left * eager:.0f} s")
         start = time.perf_counter()
