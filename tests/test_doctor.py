@@ -261,6 +261,25 @@ def test_a_gradient_that_is_not_finite() -> None:
     json.dumps(found.to_dict(), allow_nan=False)
 
 
+class Power(nn.Module):
+    """x^1.5 of what is often exactly zero: its first derivative is 0 there, and its second infinite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(1, 8), nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.two(self.one(x).relu() ** 1.5)
+        return out
+
+
+def test_an_exact_gradient_that_is_not_finite_where_the_learners_own_is() -> None:
+    learner = kshot.MAML(Power(), loss="mse", rule=SGD(0.01), hypergradient="first-order").double()
+    found = diagnose(learner, regression())
+    assert found.recommendation.startswith("Keep hypergradient='first-order': the exact meta-gradient is not finite")
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
 # One recommendation.
 
 

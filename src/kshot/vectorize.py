@@ -26,8 +26,7 @@ _chosen: WeakKeyDictionary[MetaLearner, dict[Any, Way]] = WeakKeyDictionary()
 CHUNKS = (4, 8)
 MANY = 16  # compiled steps of one learner
 LARGE = 0.005  # seconds of a task
-CLEARLY = 1.05  # in a whole step chunks do hardly as well as one alone,
-LOOPED = 1.15  # and all tasks in a loop not as well as a few
+ALONE = 1.15  # a few tasks are that much quicker alone than as a part of all
 _MOVES = ("_progress", "progress_was_read", "_all_used", "seen", "features")  # what no compiled step depends on
 _compiled: WeakKeyDictionary[MetaLearner, dict[Any, Compiled]] = WeakKeyDictionary()
 
@@ -212,16 +211,16 @@ def _measure(learner: MetaLearner, function: Callable[[Task], Tensor], tasks: Ta
             # Tasks differ, and so do large ones in whether vmap is of use: a few show it, for little.
             few = tasks[: CHUNKS[0]]
             looped, together = (_seconds(learner, function, few, way) / len(few) for way in ("loop", "vmap"))
-            found["loop"] = LOOPED * looped
+            found["loop"] = ALONE * looped
             if together > 1.5 * found["loop"]:
                 return "loop"
-            found[len(few)] = CLEARLY * together
+            found[len(few)] = ALONE * together
             many = tasks[: max(len(few), len(tasks) // 2)]  # their memory is new to the process, which takes its time
         found["vmap"] = _seconds(learner, function, many, "vmap", hopeless=3 * found["loop"] * len(many)) / len(many)
         close = 1 / 3 < found["vmap"] / found["loop"] < 3 and found["vmap"] > found.get(CHUNKS[0], 0.0)
         for size in CHUNKS if close else ():
             if size not in found and 2 * size <= len(tasks):
-                found[size] = CLEARLY * _seconds(learner, function, tasks[:size], "vmap") / size
+                found[size] = ALONE * _seconds(learner, function, tasks[:size], "vmap") / size
     except InputError:
         raise
     except Exception as error:  # whatever vmap cannot do, the loop has just done

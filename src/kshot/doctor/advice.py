@@ -51,9 +51,15 @@ def _inner_loop(d: Diagnosis) -> str | None:
 
 def _not_finite(d: Diagnosis) -> str | None:
     names = [s.name for s in d.silent if s.reason == "not finite"]
-    if not names:
-        return None
-    return f"The meta-gradient of {_names(names)} is not finite. Lower the inner learning rate or the number of steps first."
+    if names:
+        return f"The meta-gradient of {_names(names)} is not finite. Lower the inner learning rate or the number of steps first."
+    exact = [m for m in d.modes if m.exact and m.why is None]
+    if exact and all(m.cosine is None or math.isnan(m.cosine.mean) for m in exact):
+        return (
+            f"Keep hypergradient={d.hypergradient!r}: the exact meta-gradient is not finite, and nothing can be judged by it. "
+            "Look for a function whose second derivative is infinite, such as a root or a power below 2 where its argument is 0."
+        )
+    return None
 
 
 def _dead(d: Diagnosis) -> str | None:
@@ -110,8 +116,7 @@ def _meta_batch(d: Diagnosis) -> str | None:
 
 def _exact(d: Diagnosis) -> Mode:
     """The first that could be taken (unrolled, where it fits); where memory is scarce one with half of it."""
-    able = [m for m in d.modes if m.exact and m.why is None]
-    able = [m for m in able if m.cosine and m.cosine.low > SAME] or able  # none, where it is not a number
+    able = [m for m in d.modes if m.exact and m.why is None and m.cosine and m.cosine.low > SAME]
     first = able[0]
     small = [m for m in able if _bytes(m) <= SMALLER * _bytes(first) and _seconds(m) <= SLOWER * _seconds(first)]
     return min(small, key=_bytes, default=first) if _bytes(first) > SCARCE * d.free else first
