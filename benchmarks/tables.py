@@ -163,14 +163,18 @@ def meta_step(r: Result) -> str:
         peer = found[found["kshot auto"]["best peer"]]
         cells = [f"{1000 * peer['median']:.1f} ({peer['contender']})", timed(found["kshot auto"])]
         cells += [timed(found["kshot compiled"]) if "kshot compiled" in found else ""]
-        cells += [f"{1000 * found['jax']['median']:.3g}" if "jax" in found else ""]
+        cells += [milliseconds(found["jax"]) if "jax" in found else ""]
         rows.append((problem[0], problem[1] or "", *cells))
     heads = ("one meta-step, ms", "inner steps", "best peer", "kshot", "kshot, compiled", "JAX")
     return table(heads, rows) + source(r)
 
 
 def timed(x: Result) -> str:
-    return f"{1000 * x['median']:.{1 if x['median'] > 0.01 else 2}f}, **{x['ratio']:.1f} ×**"
+    return f"{milliseconds(x)}, **{x['ratio']:.1f} ×**"
+
+
+def milliseconds(x: Result) -> str:
+    return f"{1000 * x['median']:.{1 if x['median'] > 0.01 else 2}f}"
 
 
 def meta_step_ways(r: Result) -> str:
