@@ -22,6 +22,7 @@ SMALL = [
     "training.meta_batch=2",
     "training.validate_episodes=4",
     "evaluation.episodes=4",
+    "evaluation.few=true",
 ]
 
 

@@ -1,0 +1,142 @@
+"""kshot reproduce | compare: what a claim rests on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+from rich.table import Table
+
+from kshot import atomic, recipes, training
+from kshot.cli.terminal import Changes, Seed, err, evaluated, out
+from kshot.evaluation import HIGHER_IS_BETTER, Evaluation
+from kshot.evaluation import compare as paired
+from kshot.evidence import Kept, measure_again, reached, read_all
+from kshot.evidence import reproduce as run_recipe
+from kshot.recipes.paper import Paper, Row
+from kshot.recipes.runs import recipe_of
+from kshot.types import InputError
+
+
+def reproduce(
+    recipe: Annotated[str | None, typer.Argument(help="A recipe with a [paper] section.", show_default=False)] = None,
+    show: Annotated[
+        bool, typer.Option("--list", help="Show every figure: the paper's, ours, and what it took.")
+    ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Only measure the kept learner again, and compare with what is recorded.")
+    ] = False,
+    seed: Annotated[list[int], typer.Option(help="Only this seed. Repeatable.  \\[default: all of the recipe]")] = [],  # noqa: B006
+    folder: Annotated[Path, typer.Option("--runs", help="Where runs are kept, and gone on with.")] = Path("runs"),
+    results: Annotated[Path, typer.Option(help="Where the figures are kept.")] = Path("results"),
+) -> None:
+    """Train as a paper did, measure its figures, and write them with all that they depend on into results/NAME.json.
+
+    A seed that was measured is not trained again; Ctrl-C saves, and the same command goes on.
+    """
+    if show or recipe is None:
+        out.print(_listed(read_all(results), results))
+        return
+    chosen = recipes.read(recipe)
+    if again:
+        with Progress(console=err, transient=True) as bar:
+            row = bar.add_task("measuring", total=chosen.episodes)
+            found = measure_again(chosen, results, progress=lambda done, _: bar.update(row, completed=done))
+        for x in found:
+            note = "as recorded" if x.same else f"[bold red]recorded was {x.recorded.mean:.4g}[/]"
+            out.print(f"{x.row:24} {x.found.mean:.2f} ± {x.found.interval:.2f}   {note}", highlight=False)
+        if not all(x.same for x in found):
+            raise InputError(
+                "another figure than the recorded one was measured: the code, the data or the versions changed"
+            )
+        return
+    kept = run_recipe(
+        chosen, folder, results, seeds=seed or None, say=lambda line: out.print(line, highlight=False, soft_wrap=True)
+    )
+    out.print(_listed({kept.name: kept}, results))
+
+
+def compare(
+    run: Annotated[list[Path], typer.Argument(help="Folders of two runs or more; the first names the tasks.")],
+    episodes: Annotated[int | None, typer.Option(help="Test tasks.  \\[default: the first run's recipe's]")] = None,
+    seed: Seed = 0,
+    change: Changes = [],  # noqa: B006
+    as_json: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write all numbers there.")
+    ] = None,
+) -> None:
+    """Measure runs on the very same test tasks, and say which differences are more than chance.
+
+    For example on other tasks: kshot compare RUN RUN --set tasks.test.shots=5
+    """
+    if len(run) < 2:
+        raise InputError(f"{len(run)} run was given: comparing needs at least two, such as kshot compare runs/a runs/b")
+    recipe = recipe_of(run[0], change)
+    number = recipe.episodes if episodes is None else episodes
+    found: list[tuple[str, Evaluation]] = []
+    for place in run:
+        tasks = recipe.tasks("test")
+        found.append((str(place), evaluated(training.load(place), recipe, tasks, number, seed, curves=False)))
+    out.print(_compared(found))
+    if as_json is not None:
+        content = [{"run": name, **e.to_dict()} for name, e in found]
+        atomic.write(as_json, json.dumps({"changes": change, "runs": content}, indent=1))
+        out.print(f"numbers: [bold]{as_json}[/]")
+
+
+def _compared(found: list[tuple[str, Evaluation]]) -> Table:
+    (_, first), *_ = found
+    scale, unit = (100, " %") if first.metric == "accuracy" else (1, "")
+    better = 1 if first.metric in HIGHER_IS_BETTER else -1
+    table = Table(box=None, pad_edge=False)
+    for column in ("run", first.metric, "against the first, paired", ""):
+        table.add_column(column)
+    for i, (name, e) in enumerate(found):
+        note = "  (transductive)" if e.transductive else ""
+        cells = [name, f"{scale * e.mean:.4g} ± {scale * e.interval:.2g}{unit}{note}"]
+        if i:
+            d = paired(e, first)
+            verdict = ("better" if d.mean * better > 0 else "worse") if d.shown else "no difference shown"
+            cells += [f"{scale * d.mean:+.3g} ± {scale * d.interval:.2g}{unit}", verdict]
+        table.add_row(*cells)
+    table.caption = f"the same {first.episodes:,} test tasks for all, seed {first.seed}; 95 % intervals over tasks"
+    return table
+
+
+def _listed(kept: dict[str, Kept], results: Path) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("kshot reproduce …", "figure", "paper", "ours", "target", "seeds", "minutes", "date"):
+        table.add_column(column)
+    names = [name for name in recipes.names() if name in kept] if len(kept) == 1 else recipes.names()
+    for name in dict.fromkeys([*names, *kept]):
+        paper = kept[name].paper if name in kept else recipes.read(name).paper
+        for i, row in enumerate(paper.rows if paper is not None else ()):
+            assert paper is not None
+            table.add_row(name if i == 0 else "", *_row(paper, row, kept.get(name), first=i == 0))
+    if not kept:
+        table.caption = f"nothing measured in {results}/ yet"
+    return table
+
+
+def _row(paper: Paper, row: Row, kept: Kept | None, first: bool) -> list[str]:
+    """Figure, paper, ours, target, seeds, minutes, date."""
+    ours = kept.ours(row.name) if kept is not None else None
+    shown = f"{ours.mean:.2f} ± {ours.interval:.2f}" + (" T" if ours.transductive else "") if ours is not None else "–"
+    met = reached(row, ours)
+    mark = "" if met is None else " [green]✓[/]" if met else " [red]✗[/]"
+    published = (
+        "–" if row.published is None else f"{row.published:g}" + (f" ± {row.interval:g}" if row.interval else "")
+    )
+    minutes = f"{kept.minutes:.0f}" if kept is not None and kept.minutes else f"({paper.minutes:g})"
+    return [
+        row.name,
+        published,
+        shown,
+        ("–" if row.target is None else f"{row.target:g}") + mark,
+        f"{ours.seeds if ours is not None else 0} of {paper.seeds}" if first else "",
+        minutes if first else "",
+        kept.date if kept is not None and first else "",
+    ]
