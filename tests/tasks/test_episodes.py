@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from kshot.tasks import Glyphs
 from kshot.tasks.episodes import Episodes, distinct
 from kshot.tasks.labelled import Labelled
+from kshot.tasks.warps import draw_warps
+from kshot.tasks.warps import warp as warped_by
 from kshot.types import InputError, check_task, draw, seeded
 
 
@@ -225,3 +228,44 @@ def test_settings_that_are_refused(settings, says):
 def test_no_task_is_refused():
     with pytest.raises(InputError, match="0 tasks"):
         Episodes(numbered(*[20] * 6)).sample(0, seeded(0))
+
+
+def test_warped_images_are_the_same_tasks_seen_a_little_otherwise():
+    plain, warped = (Glyphs("train", classes=20, warp=w) for w in (0.0, 1.0))
+    a, b = (tasks.sample(3, seeded(1)) for tasks in (plain, warped))
+    assert torch.equal(a.classes, b.classes)
+    assert torch.equal(a.query.y, b.query.y)
+    again = warped.sample(3, seeded(1))
+    assert torch.equal(b.support.x, again.support.x)
+    assert torch.equal(draw(warped, 3, seeded(1), slice(1, 2)).query.x, b.query.x[1:2])  # a rank's share
+    # Near their originals, nearer than other drawings are, and each in its own way.
+    near, far = ((a.query.x - other).square().mean() for other in (b.query.x, a.query.x.roll(1, 1)))
+    assert 0 < near < far
+    assert not torch.equal(b.query.x, a.query.x)
+    assert warped.with_shots(2).warp == 1.0
+
+
+@pytest.mark.parametrize("warp", [-1, 11, True, "much"])
+def test_a_warp_that_is_none(warp):
+    with pytest.raises(InputError, match="how strongly images are warped"):
+        Glyphs("train", classes=20, warp=warp)
+
+
+def test_only_images_are_warped():
+    with pytest.raises(InputError, match="cannot be warped"):
+        Episodes((torch.randn(40, 5), torch.arange(40) % 4), ways=2, shots=1, queries=1, warp=1.0)
+
+
+def test_a_warp_is_affine_as_it_says():
+    """No warp at all at strength 0, and a shift by whole pixels moves pixels."""
+    x = torch.rand(2, 1, 10, 10)
+    still = torch.tensor([[1.0, 0, 0], [0, 1, 0]]).expand(2, 2, 3)
+    torch.testing.assert_close(warped_by(x, still), x)
+    right = torch.tensor([[1.0, 0, 2 * 3 / 10], [0, 1, 0]]).expand(2, 2, 3)  # looks three pixels to the right
+    torch.testing.assert_close(warped_by(x, right)[..., :7], x[..., 3:])
+    assert (warped_by(x, right)[..., 7:] == 0).all()
+    drawn = draw_warps((500,), 1.0, seeded(0))
+    assert drawn.shape == (500, 2, 3)
+    assert (drawn[:, :, :2] - torch.eye(2)).abs().max() < 0.35
+    assert drawn[:, :, 2].abs().max() <= 0.2
+    torch.testing.assert_close(draw_warps((2,), 0.0, seeded(0)), still)

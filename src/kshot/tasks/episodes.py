@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kshot.tasks.files import labelled
 from kshot.tasks.labelled import Labelled, Storage
+from kshot.tasks.warps import draw_warps, warp
 from kshot.types import Batch, InputError, Task
 
 Count = int | Sequence[int]  # a number, or (lowest, highest)
@@ -25,13 +26,16 @@ class EpisodePlan:
     y_support: Tensor
     y_query: Tensor
     classes: Tensor
+    warps: Tensor | None = None  # of the support and then the query, [n, S + Q, 2, 3]
 
     @property
     def ways(self) -> int:
         return self.classes.shape[1]
 
     def __getitem__(self, part: slice) -> EpisodePlan:
-        return EpisodePlan(*(getattr(self, f.name)[part] for f in fields(self)))
+        warps = None if self.warps is None else self.warps[part]
+        rest = {f.name: getattr(self, f.name)[part] for f in fields(self) if f.name != "warps"}
+        return EpisodePlan(**rest, warps=warps)
 
 
 class Episodes:
@@ -47,6 +51,7 @@ class Episodes:
     small_classes: 'error', or 'skip' to leave out the classes that have too few examples.
     shuffle: whether the support examples of each task come in an order of their own, for learners that read them as a
     sequence; else class by class.
+    warp: how strongly each image is turned, sheared, scaled and shifted at random, for training: 1 is a little, 0 not at all.
     """
 
     def __init__(
@@ -59,14 +64,21 @@ class Episodes:
         balanced: bool = True,
         small_classes: Literal["error", "skip"] = "error",
         shuffle: bool = False,
+        warp: float = 0.0,
     ) -> None:
         if not isinstance(shuffle, bool):
             raise InputError(
                 f"shuffle={shuffle!r}: whether the support is in random order is needed, give True or False"
             )
+        if isinstance(warp, bool) or not isinstance(warp, int | float) or not 0 <= warp <= 10:
+            raise InputError(
+                f"warp={warp!r}: how strongly images are warped is needed, give a number from 0 to 10, such as 1"
+            )
         self.data: Labelled = labelled(data)
+        if warp:
+            self.data.check_square("warped")
         self.ways, self.shots, self.queries = ways, shots, queries
-        self.balanced, self.small_classes, self.shuffle = balanced, small_classes, shuffle
+        self.balanced, self.small_classes, self.shuffle, self.warp = balanced, small_classes, shuffle, warp
         self._ways, self._shots, self._queries = (
             _range(name, value) for name, value in (("ways", ways), ("shots", shots), ("queries", queries))
         )
@@ -86,6 +98,9 @@ class Episodes:
     def identities(self) -> frozenset[str]:
         return self.data.identities
 
+    def fingerprints(self) -> list[tuple[str, frozenset[bytes]]]:
+        return self.data.fingerprints()
+
     def examples(self) -> Tensor:
         """All examples of all its classes, [M, *features]."""
         return self.data.storage.read(torch.cat([self.data.rows(c) for c in range(len(self.data))]))
@@ -101,7 +116,7 @@ class Episodes:
         An error where a class has too few, also where small ones were left out: with fewer classes it would be another
         problem, and a curve over shots would compare the two.
         """
-        return Episodes(self.data, self.ways, shots, self.queries, shuffle=self.shuffle)
+        return Episodes(self.data, self.ways, shots, self.queries, shuffle=self.shuffle, warp=self.warp)
 
     def sample(self, n: int, generator: torch.Generator) -> Task:
         return self.read(self.plan(n, generator))
@@ -126,17 +141,25 @@ class Episodes:
         if self.shuffle:  # drawn last, so that the examples are those of the same tasks in order
             order = distinct(torch.tensor(support.shape[1]).expand(n), support.shape[1], generator)  # [n, S]
             support, y_support = support.gather(1, order), y_support.gather(1, order)
-        return EpisodePlan(support, rows[:, :, most:].flatten(1), y_support, y_query, classes)
+        query = rows[:, :, most:].flatten(1)
+        warps = draw_warps((n, support.shape[1] + query.shape[1]), self.warp, generator) if self.warp else None
+        return EpisodePlan(support, query, y_support, y_query, classes, warps)
 
     def choose_classes(self, n: int, ways: int, generator: torch.Generator) -> Tensor:
         """[n, N] different classes a task, in random order: the one at place c gets the number c."""
         return distinct(torch.tensor(len(self.data)).expand(n), ways, generator)
 
     def read(self, plan: EpisodePlan) -> Task:
-        def batch(rows: Tensor, y: Tensor) -> Batch:
-            return Batch(self.storage.read(rows), y.contiguous(), plan.ways)
+        supports = plan.support.shape[1]
 
-        return Task(batch(plan.support, plan.y_support), batch(plan.query, plan.y_query), plan.classes)
+        def batch(rows: Tensor, y: Tensor, which: slice) -> Batch:
+            x = self.storage.read(rows)
+            if plan.warps is not None:
+                x = warp(x, plan.warps[:, which])
+            return Batch(x, y.contiguous(), plan.ways)
+
+        support = batch(plan.support, plan.y_support, slice(supports))
+        return Task(support, batch(plan.query, plan.y_query, slice(supports, None)), plan.classes)
 
     def _drop_small_classes(self) -> None:
         if self.small_classes not in ("error", "skip"):

@@ -208,8 +208,9 @@ class TransformedEpisodes(Episodes):
         return frozenset[str]().union(*(data.identities for data in self._seen))
 
     def with_shots(self, shots: int) -> TransformedEpisodes:
+        options: dict[str, Any] = {"ordered": self.ordered, "turns": self.turns}
         return TransformedEpisodes(
-            self.data, self.ways, shots, self.queries, ordered=self.ordered, turns=self.turns, shuffle=self.shuffle
+            self.data, self.ways, shots, self.queries, **options, shuffle=self.shuffle, warp=self.warp
         )
 
     def choose_classes(self, n: int, ways: int, generator: torch.Generator) -> torch.Tensor:
