@@ -101,6 +101,9 @@ CASES = {
     "protonet-cosine": Case("protonet", lambda: kshot.ProtoNet(mlp(None), distance="cosine")),
     "protonet-callable": Case("protonet", lambda: kshot.ProtoNet(mlp(None), distance=torch_manhattan)),
     "protonet-conv": Case("protonet", lambda: kshot.ProtoNet(conv(None)), features=IMAGE),
+    "protonet-tracked": Case(
+        "protonet", lambda: kshot.ProtoNet(conv(None, norm="running"), batch_norm="tracked"), features=IMAGE
+    ),
     "protonet-resnet": Case(
         "protonet",
         lambda: kshot.ProtoNet(ResNet12(widths=(2, 2, 3, 3), channels=1, size=16, norm="group")),

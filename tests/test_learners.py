@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -373,6 +374,35 @@ def test_each_step_has_a_normalization_of_its_own() -> None:
     same = [torch.equal(a[name], b[name]) for a, b in zip(path, again, strict=True)]
     assert same == [True, True, True, False, False]
     assert "body.0.1.weight" not in learner.start(task.support)
+
+
+def test_tracked_statistics_are_of_the_batch_in_training_and_their_average_afterwards() -> None:
+    tasks = kshot.tasks.Glyphs("train", ways=8, shots=1, queries=7, classes=20, size=16)
+    learner = kshot.ProtoNet(Conv4(width=4, size=16, norm="running"), batch_norm="tracked")
+    before = copy.deepcopy(learner)
+    kshot.fit(learner, tasks, steps=200, meta_batch=1, lr=1e-6, progress=False, vectorize="loop")
+    first = learner.encoder.body[0]  # type: ignore[union-attr, index]
+    every = first[0](tasks.examples())
+    wanted_mean, wanted_var = every.mean((0, 2, 3)), every.var((0, 2, 3))
+    torch.testing.assert_close(first[1].running_mean, wanted_mean, rtol=0.1, atol=0.02)
+    torch.testing.assert_close(first[1].running_var, wanted_var, rtol=0.1, atol=0.02)
+
+    task = tasks.sample(1, kshot.seeded(5))[0]
+    batch = kshot.ProtoNet(before.encoder, batch_norm="batch").train()
+    before.train()
+    assert before.transductive
+    torch.testing.assert_close(before.loss(task), batch.loss(task), rtol=0, atol=0)
+    assert not learner.transductive  # fit leaves it in eval mode
+    with torch.no_grad():
+        fitted = learner.adapt(task.support)
+        torch.testing.assert_close(learner.predict(fitted, task.query.x)[:1], learner.predict(fitted, task.query.x[:1]))
+
+
+def test_nothing_to_track_is_said() -> None:
+    with pytest.raises(InputError, match="no batch norm of the model keeps running statistics"):
+        kshot.ProtoNet(Conv4(width=4), batch_norm="tracked")
+    with pytest.raises(InputError, match="is no policy of this learner: choose 'batch' or 'running'"):
+        kshot.MAML(Conv4(5, width=4, norm="running"), batch_norm="tracked")
 
 
 def test_running_statistics_are_tracked_for_each_step_and_used_in_eval_mode() -> None:

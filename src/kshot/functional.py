@@ -28,7 +28,7 @@ from torch.overrides import TorchFunctionMode
 from kshot.types import Batch, InputError, first_line, inside_vmap, is_concrete
 
 Params = dict[str, Tensor]
-BatchNormPolicy = Literal["batch", "running"] | None
+BatchNormPolicy = Literal["batch", "running", "tracked"] | None
 
 
 def parameters(model: nn.Module) -> Params:
@@ -114,22 +114,35 @@ def uses_batch_statistics(model: nn.Module, batch_norm: BatchNormPolicy) -> bool
     return any(batch_norm == "batch" or not m.track_running_stats for m in norms)
 
 
-def check_batch_norm(model: nn.Module, batch_norm: BatchNormPolicy) -> None:
-    """Raise InputError unless it is a module, and where running statistics need a policy and none was given."""
+def check_batch_norm(model: nn.Module, batch_norm: BatchNormPolicy, *, tracks: bool = False) -> None:
+    """Raise InputError unless it is a module, and where running statistics need a policy and none was given.
+
+    tracks: whether this learner can gather them while it is trained.
+    """
     if not isinstance(model, nn.Module):
         raise InputError(
             f"a learner needs an nn.Module, found the class {model.__name__}: build it first, {model.__name__}(…)"
             if isinstance(model, type)
             else f"a learner needs an nn.Module, found a {type(model).__name__}: wrap it in one"
         )
-    if batch_norm not in (None, "batch", "running"):
-        raise InputError(f"batch_norm={batch_norm!r} is not a policy: choose 'batch' or 'running'")
+    policies = ("batch", "running", *(("tracked",) if tracks else ()))
+    if batch_norm not in (None, *policies):
+        raise InputError(
+            f"batch_norm={batch_norm!r} is no policy of this learner: choose {' or '.join(map(repr, policies))}"
+        )
     tracked = [name for name, m in model.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if batch_norm == "tracked" and not tracked:
+        raise InputError(
+            "batch_norm='tracked' and no batch norm of the model keeps running statistics: build it with nn.BatchNorm2d(…), or "
+            "Conv4 with norm='running'"
+        )
     if tracked and batch_norm is None:
         raise InputError(
             f"the model's batch norm {tracked[0]!r} keeps running statistics: choose batch_norm='batch' (statistics of the "
             "batch at hand, as most papers do; predictions are then transductive), batch_norm='running' (the stored "
-            "statistics, frozen; for a pretrained model), or use group or layer norm"
+            "statistics, frozen; for a pretrained model)"
+            + (", batch_norm='tracked' (of the batch in training, and their average afterwards)" if tracks else "")
+            + ", or use group or layer norm"
         )
 
 

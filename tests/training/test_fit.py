@@ -163,7 +163,8 @@ def test_bad_tasks_are_found_at_any_step() -> None:
         def sample(self, n: int, generator: torch.Generator) -> Task:
             y = torch.arange(2).repeat(n, 1)
             y = y - 100 if generator.initial_seed() == kshot.seeded(0, 2).initial_seed() else y
-            return Task(Batch(torch.randn(n, 2, 4), torch.arange(2).repeat(n, 1), 2), Batch(torch.randn(n, 2, 4), y, 2))
+            s, q = torch.randn(2, n, 2, 4, generator=generator)
+            return Task(Batch(s, torch.arange(2).repeat(n, 1), 2), Batch(q, y, 2))
 
     with pytest.raises(InputError, match="relabel"):
         kshot.fit(kshot.MAML(MLP(4, (4,), 2)), Late(), steps=5, **QUICK)  # type: ignore[arg-type]
@@ -182,3 +183,49 @@ def test_the_global_random_numbers_are_left_alone() -> None:
     state = torch.random.get_rng_state()
     kshot.fit(learner, Sinusoids(), steps=2, **QUICK)  # type: ignore[arg-type]
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_averaged_weights_are_those_kept_and_gone_on_with(tmp_path: Path) -> None:
+    """The average, worked out beside it, is what fit returns and keeps; an interrupted run ends with the same."""
+
+    class Recording(kshot.MAML):
+        """Keeps the weights before each step, which are those after the one before."""
+
+        def check(self, tasks: Task) -> None:
+            self.__dict__.setdefault("history", []).append(weights(self))
+
+    def train(learner: kshot.MetaLearner, steps: int, out: Path | None) -> kshot.MetaLearner:
+        return kshot.fit(learner, Sinusoids(), steps=steps, average=0.5, lr=0.01, out=out, **QUICK)  # type: ignore[arg-type]
+
+    plain = maml()
+    kshot.fit(plain, Sinusoids(), steps=6, lr=0.01, **QUICK)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    learner = Recording(MLP(1, (16,), 1), loss=mse_loss, rule=SGD(0.01))
+    train(learner, 6, None)
+    wanted = learner.history[0]
+    for step, now in enumerate([*learner.history[1:], weights(plain)], 1):
+        decay = min(0.5, step / (10 + step))
+        wanted = decay * wanted + (1 - decay) * now
+    torch.testing.assert_close(weights(learner), wanted)
+    assert not torch.equal(weights(learner), weights(plain))
+
+    train(maml(), 6, tmp_path / "whole")
+    train(maml(), 3, tmp_path / "parts")
+    train(maml(), 6, tmp_path / "parts")
+    for run in ("whole", "parts"):
+        torch.testing.assert_close(weights(kshot.load(tmp_path / run)), weights(learner), rtol=0, atol=0)
+
+
+def test_the_average_is_what_is_validated(tmp_path: Path) -> None:
+    learner = maml()
+    settings = {"steps": 20, "validate_every": 20, "lr": 0.05, "average": 0.9, **QUICK}
+    kshot.fit(learner, Sinusoids(), validate=Sinusoids(), out=tmp_path, **settings)  # type: ignore[arg-type]
+    logged = next(line["val_mse"] for line in read_metrics(tmp_path / "metrics.jsonl") if "val_mse" in line)
+    found = kshot.evaluate(kshot.load(tmp_path), Sinusoids(), 200, curves=False)
+    assert found.mean == pytest.approx(logged)
+
+
+@pytest.mark.parametrize("average", [0, 1, 1.5, "much"])
+def test_an_average_that_is_none(average: object) -> None:
+    with pytest.raises(InputError, match="the share of the past in the average"):
+        Training(average=average)  # type: ignore[arg-type]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from kshot.functional import BatchNormPolicy, call, check_batch_norm, uses_batch_statistics
+from kshot.functional import BatchNormPolicy, batch_statistics, call, check_batch_norm, uses_batch_statistics
 from kshot.learner import Criterion, MetaLearner, named_loss
-from kshot.types import Batch, InputError, check_support
+from kshot.types import Batch, InputError, Task, check_support
+
+TRACKED = 64  # examples of a step whose statistics are tracked
+MOMENTUM = 0.05
 
 
 class EmbeddingLearner(MetaLearner):
     """Runs `encoder`, any nn.Module, unmodified; None compares the inputs themselves.
 
-    batch_norm: 'batch' or 'running' statistics for batch norms that keep running ones.
+    batch_norm, for batch norms that keep running statistics: 'batch' uses those of the batch at hand, 'running' the stored
+    ones, and 'tracked' those of the batch in training and afterwards their average, so that queries are predicted alone.
     """
 
     def __init__(
@@ -21,12 +26,29 @@ class EmbeddingLearner(MetaLearner):
     ) -> None:
         super().__init__()
         if encoder is not None:
-            check_batch_norm(encoder, batch_norm)
+            check_batch_norm(encoder, batch_norm, tracks=True)
         self.encoder, self.batch_norm, self.criterion = encoder, batch_norm, named_loss(loss)
 
     def encode(self, x: Tensor) -> Tensor:
         """x [S, *features] -> what the encoder makes of it."""
-        return x if self.encoder is None else call(self.encoder, {}, x, self.batch_norm)
+        return x if self.encoder is None else call(self.encoder, {}, x, self.statistics)
+
+    @property
+    def statistics(self) -> BatchNormPolicy:
+        """Which ones batch norms use now."""
+        if self.batch_norm == "tracked":
+            return "batch" if self.training else "running"
+        return self.batch_norm
+
+    def track(self, tasks: Task) -> None:
+        """A few examples of each class tell enough, at a small part of the step's cost."""
+        if self.batch_norm != "tracked" or self.encoder is None:
+            return
+        x = torch.cat([tasks.support.x.flatten(0, 1), tasks.query.x.flatten(0, 1)])
+        with torch.no_grad():
+            seen = batch_statistics(self.encoder, {}, x[:: max(1, len(x) // TRACKED)])
+            for name, statistic in seen.items():
+                self.encoder.get_buffer(name).lerp_(statistic, MOMENTUM)
 
     def embed(self, x: Tensor) -> Tensor:
         """x [S, *features] -> [S, D]."""
@@ -48,7 +70,7 @@ class EmbeddingLearner(MetaLearner):
 
     @property
     def transductive(self) -> bool:
-        return self.encoder is not None and uses_batch_statistics(self.encoder, self.batch_norm)
+        return self.encoder is not None and uses_batch_statistics(self.encoder, self.statistics)
 
 
 def width(encoder: nn.Module) -> int:

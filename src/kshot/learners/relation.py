@@ -36,7 +36,7 @@ class RelationNet(EmbeddingLearner):
         self._default = relation is None
         if relation is None:
             relation = nn.Sequential(nn.Linear(2 * width(encoder), hidden), nn.ReLU(), nn.Linear(hidden, 1))
-        check_batch_norm(relation, batch_norm)
+        check_batch_norm(relation, None if batch_norm == "tracked" else batch_norm)  # only the encoder's are tracked
         self.compare, self.hidden = relation, hidden
         if self._default:
             self.like_encoder()
@@ -57,7 +57,7 @@ class RelationNet(EmbeddingLearner):
         pairs = torch.cat(
             [fitted.repeat(len(query), *[1] * (fitted.ndim - 1)), query.repeat_interleave(ways, 0)], 1
         )  # [Q·N, 2D] or [Q·N, 2C, H, W]
-        scores = call(self.compare, {}, pairs, self.batch_norm)
+        scores = call(self.compare, {}, pairs, self.statistics)
         if scores.shape != (len(pairs), 1):
             raise InputError(
                 f"relation gives scores of shape {tuple(scores.shape)} for {len(pairs)} pairs, needed ({len(pairs)}, 1): "
@@ -67,4 +67,4 @@ class RelationNet(EmbeddingLearner):
 
     @property
     def transductive(self) -> bool:
-        return super().transductive or uses_batch_statistics(self.compare, self.batch_norm)
+        return super().transductive or uses_batch_statistics(self.compare, self.statistics)

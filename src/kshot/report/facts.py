@@ -59,15 +59,9 @@ class Facts:
         return value
 
     def seconds(self) -> float | None:
-        """How long training took, from the tasks a second that were logged."""
-        meta_batch, before, total = self.setting("training", "meta_batch"), 0, 0.0
-        if not isinstance(meta_batch, int):
-            return None
-        for step, rate in self.series("tasks_per_s"):
-            if rate > 0:
-                total += (step - before) * meta_batch / rate
-            before = step
-        return total or None
+        """How long the run took, validation and compilation too."""
+        logged = self.series("seconds")
+        return logged[-1][1] if logged else None
 
     def settings(self, recipe: Mapping[str, Any] | None) -> dict[str, dict[str, str]]:
         """Group -> setting -> value: the recipe's, and over them those that the run resolved."""

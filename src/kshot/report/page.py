@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kshot import atomic
+from kshot.audit import overlap
 from kshot.evaluation import Evaluation
 from kshot.learner import MetaLearner
 from kshot.report.canvas import need_matplotlib
@@ -103,7 +104,7 @@ def _setting(tasks: TaskSource | Family, episode: Episode) -> str:
 def _unseen(learner: MetaLearner, tasks: TaskSource | Family) -> str:
     """'tasks of 100 unseen classes', or what is true instead."""
     classes = identities(tasks)
-    seen = len(classes & learner.seen)
+    seen = len(overlap(learner.seen, classes))
     if not classes:
         return "unseen tasks"
     if seen:

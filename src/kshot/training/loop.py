@@ -7,9 +7,9 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,15 +17,17 @@ import torch
 from torch import nn
 
 from kshot import atomic
-from kshot.evaluation import HIGHER_IS_BETTER, Evaluation, evaluate, refuse_seen_classes
+from kshot.audit import before_training
+from kshot.evaluation import HIGHER_IS_BETTER, Evaluation, evaluate
 from kshot.learner import MetaLearner, check_learner
 from kshot.settings import suggestion
 from kshot.training import checkpoint
+from kshot.training.averaging import Average
 from kshot.training.compiling import Compiling
 from kshot.training.distributed import RankLost, Ranks, process_group
 from kshot.training.options import Training
 from kshot.training.origin import check_same, origin, settings_of
-from kshot.training.progress import Writers
+from kshot.training.progress import METRICS, Writers, read_metrics
 from kshot.types import InputError, Task, TaskSource, check_task, draw, identities, seeded
 from kshot.vectorize import Way, choose, meta_backward
 
@@ -61,20 +63,15 @@ def fit(
     seed (0): of the tasks, step by step, and of dropout.
     optimizer ('adam', 'adamw', 'sgd', or a function of the parameters), lr (0.001), weight_decay (0).
     schedule ('constant', 'cosine', 'linear'), warmup (0 steps), clip (None: the largest norm of the meta-gradient).
+    average (None): decay of an exponential average of the weights, such as 0.995; that is what is validated and kept.
     precision: 'fp32', or 'bf16-mixed' for autocast. vectorize: as in meta_loss.
     compile ('auto'): the steps by torch.compile; 'auto' where the steps to come pay for it, and it says so.
     device: None where the learner is, 'auto' a GPU if there is one (under torchrun each rank its own), or 'cuda:1' and so on.
     """
     training, trained = begin(learner, Training, settings)
-    if validate is not None and identities(tasks) & identities(validate):
-        raise InputError(
-            f"{len(identities(tasks) & identities(validate))} classes are in both the training and the validation tasks: "
-            "split by class, for instance with Labelled.split"
-        )
-    if validate is not None:
-        refuse_seen_classes(learner, validate)
+    audit = before_training(tasks, validate, learner, training.seed)
     with process_group() as ranks, torch.random.fork_rng():
-        run = Run(learner, trained, tasks, validate, training, Path(out) if out is not None else None, ranks)
+        run = Run(learner, trained, tasks, validate, training, Path(out) if out is not None else None, ranks, audit)
         run.train(progress, tensorboard)
     return learner
 
@@ -114,14 +111,15 @@ class Run:
         training: Training,
         out: Path | None,
         ranks: Ranks,
+        audit: Sequence[str] = (),
     ) -> None:
         self.learner, self.trained, self.tasks, self.validate = learner, trained, tasks, validate
-        self.t, self.out, self.ranks = training, out, ranks
+        self.t, self.out, self.ranks, self.audit = training, out, ranks, audit
         self.device = trained[0].device
         self.share = ranks.share(training.meta_batch)
         self.optimizer = training.make_optimizer(trained)
         self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
-        self.step, self.best = 0, math.inf
+        self.step, self.best, self.seconds = 0, math.inf, 0.0
         self.losses: list[float] = []  # since the last line of the log
         self.writers: Writers | None = None
         self.best_weights: dict[str, torch.Tensor] = {}
@@ -130,6 +128,8 @@ class Run:
         self.way: Way | None = None
         self.compiling = Compiling(training.compile, self._say, ranks.agree)
         ranks.same_start(learner)
+        moving = [*trained, *(b for b in learner.buffers() if b.is_floating_point())]
+        self.average = None if training.average is None else Average(moving, training.average)
         learner.seen = learner.seen | identities(tasks)
         self.settings = settings_of(learner, tasks, validate, training)
         if out is not None:
@@ -148,20 +148,24 @@ class Run:
         self.writers = writers
         with writers, _stop_signals() as stop:
             since, first = time.perf_counter(), self.step
+            began = since - self.seconds
             for batch in self.batches():
                 loss, norm, stopped = self._one_step(batch, stop)
                 self.losses.append(loss)
+                self.seconds = time.perf_counter() - began
                 writers.advance(self.step)
                 if self.step % t.every("log_every", 200) == 0 or self.step == t.steps:
                     seconds, lr = time.perf_counter() - since, self.optimizer.param_groups[0]["lr"]
                     rate = (self.step - first) * t.meta_batch / seconds
                     mean = sum(self.losses) / len(self.losses)
-                    writers.log(self.step, loss=mean, grad_norm=norm, lr=lr, tasks_per_s=round(rate, 1))
+                    cost = {"tasks_per_s": round(rate, 1), "seconds": round(self.seconds, 1)}
+                    writers.log(self.step, loss=mean, grad_norm=norm, lr=lr, **cost)
                     self.losses, since, first = [], time.perf_counter(), self.step
                 paused = time.perf_counter()
                 due = self.step % t.every("validate_every", 10) == 0 or self.step == t.steps
                 if due and self.validate is not None and self.ranks.first:
-                    self._validate(writers)
+                    with self._kept():
+                        self._validate(writers)
                 if self.step % t.every("save_every", 20) == 0 or self.step == t.steps or stopped:
                     self._save()
                 if stopped:
@@ -187,6 +191,8 @@ class Run:
             self.learner.track(batch)
         self.ranks.average_buffers(self.learner, len(batch) / t.meta_batch)
         self.step += 1
+        if self.average:
+            self.average.follow(self.step)
         return found
 
     def _seed(self, seed: int) -> None:
@@ -237,6 +243,10 @@ class Run:
     def measure(self) -> Evaluation:
         return evaluate(self.learner, self.validate, self.t.validate_episodes, self.t.seed, curves=False)
 
+    def _kept(self) -> AbstractContextManager[None]:
+        """Within it, the weights are those that are validated and kept."""
+        return self.average.in_place() if self.average else nullcontext()
+
     def _validate(self, writers: Writers) -> None:
         with self._autocast():
             found = self.measure()
@@ -257,6 +267,10 @@ class Run:
                 checkpoint.fill(self.learner, checkpoint.read(self.out / checkpoint.BEST)[1], self.out)
             elif self.best_weights:
                 self.learner.load_state_dict(self.best_weights)
+        elif self.average:
+            torch._foreach_copy_(self.average.parameters, self.average.weights)
+            if self.out is not None and self.ranks.first:
+                checkpoint.write(self.out / checkpoint.BEST, self.learner)
         self.learner.eval()
 
     def _save(self) -> None:
@@ -269,6 +283,8 @@ class Run:
         for i, slots in optimizer["state"].items():
             for name, value in slots.items():
                 (tensors if isinstance(value, torch.Tensor) else scalars)[f"optimizer.{i}.{name}"] = value
+        if self.average:
+            tensors |= {f"average.{i}": weight for i, weight in enumerate(self.average.weights)}
         state = {
             "step": self.step,
             "losses": self.losses,
@@ -285,9 +301,8 @@ class Run:
         """Go on from the folder's last checkpoint, or begin a run in it."""
         if not (out / checkpoint.LAST).is_file():
             if self.ranks.first:
-                atomic.write(
-                    out / RUN, json.dumps(origin(self.settings, ranks=self.ranks.world, device=self.device), indent=2)
-                )
+                facts = {"ranks": self.ranks.world, "device": self.device, "audit": list(self.audit)}
+                atomic.write(out / RUN, json.dumps(origin(self.settings, **facts), indent=2))
             return
         header, tensors = checkpoint.read(out / checkpoint.LAST)
         state = header["state"]
@@ -299,6 +314,8 @@ class Run:
         check_same(out, state["settings"], self.settings, self.t)
         checkpoint.fill(self.learner, tensors, out)
         self.step, self.way, self.losses = state["step"], state["vectorize"], state["losses"]
+        logged = [line.get("seconds", 0.0) for line in read_metrics(out / METRICS) if line["step"] <= self.step]
+        self.seconds = max(logged, default=0.0)  # not in the checkpoint, whose bits do not depend on the clock
         self.compiling.chosen = state.get("compile", self.compiling.chosen)
         compiled = state.get("compiled", {"way": None, "kinds": []})  # of runs from before there was any
         self.compiling.way, self.compiling.kinds = compiled["way"], compiled["kinds"]
@@ -309,6 +326,11 @@ class Run:
                 _, i, name = key.split(".", 2)
                 slots.setdefault(int(i), {})[name] = value
         self.optimizer.load_state_dict({"state": slots, "param_groups": state["optimizer"]["groups"]})
+        if self.average:
+            torch._foreach_copy_(
+                self.average.weights,
+                [tensors[f"average.{i}"].to(self.device) for i in range(len(self.average.weights))],
+            )
         # Files hold no layouts, and fused optimizers count on the parameter's.
         for p, own in self.optimizer.state.items():
             own |= {name: torch.empty_like(p).copy_(v) for name, v in own.items() if v.shape == p.shape}

@@ -39,6 +39,7 @@ class Training:
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     warmup: int = 0
     clip: float | None = None
+    average: float | None = None
     precision: Literal["fp32", "bf16-mixed"] = "fp32"
     vectorize: Vectorize = "auto"
     compile: Compile = "auto"
@@ -63,6 +64,8 @@ class Training:
                 raise InputError(f"{name}={value!r}: give a positive number")
         if not isinstance(self.weight_decay, int | float) or not 0 <= self.weight_decay < math.inf:
             raise InputError(f"weight_decay={self.weight_decay!r}: give a number of at least 0")
+        if self.average is not None and (not isinstance(self.average, int | float) or not 0 < self.average < 1):
+            raise InputError(f"average={self.average!r}: the share of the past in the average, give such as 0.995")
         if not isinstance(self.optimizer, str) and not callable(self.optimizer):
             raise InputError(
                 f"optimizer={self.optimizer!r}: give a name or a function of the parameters that makes one, such as 'adam'"

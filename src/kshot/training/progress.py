@@ -1,7 +1,8 @@
 """What a run shows and keeps while it trains: a progress bar, metrics.jsonl, and TensorBoard if asked.
 
 Logged numbers: loss, the mean meta-loss since the last line; grad_norm, of the meta-gradient before clipping, at this step;
-lr; tasks_per_s, since the last line; val_accuracy, val_mse or val_return, and val_interval, at validations.
+lr; tasks_per_s, since the last line; seconds, of the whole run; val_accuracy, val_mse or val_return, and val_interval, at
+validations.
 """
 
 from __future__ import annotations
