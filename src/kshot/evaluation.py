@@ -6,14 +6,16 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kshot.audit import ENOUGH, before_evaluation
 from kshot.learner import MetaLearner, check_learner
-from kshot.types import Batch, InputError, Task, TaskSource, check_task, draw, identities, seeded
+from kshot.tasks.labelled import digests
+from kshot.types import Batch, InputError, Task, TaskSource, check_task, draw, seeded
 from kshot.vectorize import Way, choose, pieces
 
 TASKS_AT_ONCE = 20  # part of the protocol: the tasks of an evaluation depend on its seed alone
@@ -53,10 +55,17 @@ class Evaluation:
     calibration: Calibration | None = None
     steps_curve: list[Point] | None = None
     shots_curve: list[Point] | None = None
+    audit: list[str] = field(default_factory=list)  # what was checked before, in sentences
+    tasks: str = ""  # a fingerprint of the first of them
+
+    @property
+    def few(self) -> bool:
+        """Whether papers average over more tasks."""
+        return self.episodes < ENOUGH
 
     def __str__(self) -> str:
         scale, unit = (100, " %") if self.metric == "accuracy" else (1, "")
-        note = ", transductive" if self.transductive else ""
+        note = (", fewer than papers use" if self.few else "") + (", transductive" if self.transductive else "")
         return (
             f"{self.metric} {scale * self.mean:.4g}{unit} ± {scale * self.interval:.2g} "
             f"(95 % interval over {self.episodes:,} tasks{note})"
@@ -75,6 +84,45 @@ class Evaluation:
         return Evaluation(**{**kept, "calibration": calibration, **curves})
 
 
+@dataclass(frozen=True)
+class Difference:
+    """Of two learners on the very same tasks: the mean of the differences, with the 95 % interval of that mean."""
+
+    metric: str
+    mean: float
+    interval: float
+    episodes: int
+
+    @property
+    def shown(self) -> bool:
+        """Whether there is one: the interval leaves out zero."""
+        return abs(self.mean) > self.interval
+
+    def __str__(self) -> str:
+        scale, unit = (100, " %") if self.metric == "accuracy" else (1, "")
+        said = "" if self.shown else ": no difference is shown"
+        return (
+            f"{scale * self.mean:+.4g}{unit} ± {scale * self.interval:.2g} (paired over {self.episodes:,} tasks){said}"
+        )
+
+
+def compare(one: Evaluation, other: Evaluation) -> Difference:
+    """one − other, task by task: 'A beats B' means that this is better than its interval is wide.
+
+    The interval is over test tasks. That another training would come out alike is for several seeds to show.
+    """
+    for name in ("metric", "episodes", "seed", "tasks"):
+        a, b = getattr(one, name), getattr(other, name)
+        if a != b:
+            what = "the tasks are others" if name == "tasks" else f"{name} is {a!r} and {b!r}"
+            raise InputError(
+                f"these evaluations cannot be paired, {what}: evaluate both on the same tasks, with the same seed"
+            )
+    return Difference(
+        one.metric, *mean_interval([a - b for a, b in zip(one.values, other.values, strict=True)]), one.episodes
+    )
+
+
 def evaluate(
     learner: MetaLearner,
     tasks: TaskSource,
@@ -89,6 +137,9 @@ def evaluate(
 ) -> Evaluation:
     """Measure on fresh tasks. Nothing is trained, and the same seed gives the same tasks to any learner.
 
+    What would make the number mean less is refused first (kshot.audit): classes that the learner was trained on, examples in
+    both halves of a task, tasks that do not repeat, predictions that hang on the order of the examples.
+
     curves: also the metric after 0…curve_steps steps (for learners that learn in steps; 10, or all that it takes) and
     against shots (for sources that can be asked for them), each over `curve_episodes` tasks.
     allow_seen: permit classes that the learner was trained on.
@@ -97,26 +148,17 @@ def evaluate(
     check_learner(learner)
     if not isinstance(episodes, int) or episodes < 2:
         raise InputError(f"episodes={episodes}: an interval needs at least 2 tasks, papers use 600 or more")
-    if not allow_seen:
-        refuse_seen_classes(learner, tasks)
     steps = max(10, _steps_taken(learner)) if curve_steps is None else curve_steps
     was_training = learner.training
     learner.eval()
     try:
         with torch.no_grad(), torch.random.fork_rng():
+            audit = before_evaluation(learner, tasks, seed, allow_seen, _device(learner))
             torch.manual_seed(seed)
-            return _evaluate(learner, tasks, episodes, seed, curves, steps, min(curve_episodes, episodes), progress)
+            found = _evaluate(learner, tasks, episodes, seed, curves, steps, min(curve_episodes, episodes), progress)
+            return replace(found, audit=audit, tasks=_fingerprint(tasks, seed))
     finally:
         learner.train(was_training)
-
-
-def refuse_seen_classes(learner: MetaLearner, tasks: TaskSource) -> None:
-    both = learner.seen & identities(tasks)
-    if both:
-        raise InputError(
-            f"{len(both)} of the {len(identities(tasks))} classes to evaluate on are ones that the learner was trained on: "
-            "evaluate on other classes, or pass allow_seen=True to measure how it does on known ones"
-        )
 
 
 def _evaluate(
@@ -253,6 +295,11 @@ def _steps_taken(learner: MetaLearner) -> int:
 
 def _one(learner: MetaLearner, tasks: TaskSource, seed: int) -> Task:
     return draw(tasks, 1, seeded(seed, 0), slice(0, 1)).to(_device(learner))[0]
+
+
+def _fingerprint(tasks: TaskSource, seed: int) -> str:
+    first = draw(tasks, TASKS_AT_ONCE, seeded(seed, 0), slice(1))[0]
+    return "".join(digest.hex()[:8] for half in (first.support, first.query) for digest in digests(half.x[:1]))
 
 
 def _device(learner: MetaLearner) -> torch.device:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from kshot.audit import overlap
 from kshot.tasks.labelled import InMemory, Labelled, Rotated
 from kshot.types import InputError
 
@@ -51,10 +52,14 @@ def test_splits_are_disjoint_by_names_rows_and_identities(seed):
     assert data.split(0.6, seed=seed + 1)[0].names != parts[0].names
 
 
-def test_identity_is_of_the_content_not_the_name():
+def test_identity_is_of_the_name_and_the_content():
     x, y = torch.rand(6, 2), [0, 0, 1, 1, 2, 2]
     assert len(Labelled.of(x.bfloat16(), y).identities) == 3
-    assert Labelled.of(x, y, ["a", "b", "c"]).identities == Labelled.of(x, y, ["d", "e", "f"]).identities
+    named, renamed, numbered = (Labelled.of(x, y, names) for names in (["a", "b", "c"], ["d", "e", "f"], None))
+    others = Labelled.of(torch.rand(6, 2), y, ["a", "b", "z"])
+    assert len(overlap(named.identities, renamed.identities)) == 3  # the same under other names
+    assert len(overlap(named.identities, others.identities)) == 2  # other drawings of 'a' and 'b'
+    assert not overlap(numbered.identities, Labelled.of(torch.rand(6, 2), y).identities)  # numbers are no names
 
 
 def test_rotations_are_classes_in_memory_and_lazily():

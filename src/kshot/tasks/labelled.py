@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -72,6 +72,12 @@ def _take(x: Tensor, rows: Tensor) -> Tensor:
     return torch.from_numpy(x.numpy().take(rows.numpy(), axis=0))
 
 
+def digests(x: Tensor) -> Iterator[bytes]:
+    """Of the values of each row."""
+    rows = x.detach().cpu().flatten(1).contiguous().view(torch.uint8).numpy()  # NumPy has no bfloat16, but bytes
+    return (hashlib.blake2b(row.tobytes(), digest_size=12).digest() for row in rows)
+
+
 @dataclass(frozen=True, eq=False)
 class Labelled:
     """C classes over a storage. Class c holds the rows order[start[c] : start[c] + count[c]]."""
@@ -120,11 +126,21 @@ class Labelled:
 
     @cached_property
     def identities(self) -> frozenset[str]:
-        """A fingerprint of each class's first examples: the same class under another name is still the same."""
+        """Of each class 'name#fingerprint of its first examples': one of the two is the same where the class is.
+
+        Numbers are no names: they are given anew in each set of classes.
+        """
         some = torch.minimum(torch.arange(3), self.count.unsqueeze(1) - 1)  # one alone may well be all zeros
-        first = self.storage.read(self.order[self.start.unsqueeze(1) + some]).cpu()
-        rows = first.flatten(1).contiguous().view(torch.uint8)  # NumPy has no bfloat16, but bytes
-        return frozenset(hashlib.blake2b(row.numpy().tobytes(), digest_size=12).hexdigest() for row in rows)
+        first = self.storage.read(self.order[self.start.unsqueeze(1) + some])
+        names = ("" if name.isdecimal() else name for name in self.names)
+        return frozenset(f"{name}#{digest.hex()}" for name, digest in zip(names, digests(first), strict=True))
+
+    def fingerprints(self) -> list[tuple[str, frozenset[bytes]]]:
+        """The name of each class and a fingerprint of each of its examples, where they are in memory; else nothing."""
+        if not isinstance(self.storage, InMemory):
+            return []
+        every = list(digests(self.storage.x))
+        return [(name, frozenset(every[row] for row in self.rows(c).tolist())) for c, name in enumerate(self.names)]
 
     def rows(self, c: int) -> Tensor:
         """The rows of class c."""
@@ -165,12 +181,12 @@ class Labelled:
             )
         return tuple(self.only(part) for part in parts)
 
-    def check_square(self) -> None:
-        """Raise InputError unless the examples can be turned by 90°."""
+    def check_square(self, done: str = "rotated") -> None:
+        """Raise InputError unless the examples are square images, which can be `done`."""
         shape = tuple(self.storage.read(self.order[:1]).shape[1:])
         if len(shape) < 2 or shape[-1] != shape[-2]:
             raise InputError(
-                f"examples of shape {shape} cannot be rotated: square images [C, s, s] are needed, bring them to one size"
+                f"examples of shape {shape} cannot be {done}: square images [C, s, s] are needed, bring them to one size"
             )
 
     def rotated(self) -> Labelled:

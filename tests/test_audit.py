@@ -1,0 +1,233 @@
+"""Each refusal of the auditor meets the fault that it is there for, and an honest twin that passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import kshot
+from kshot import Batch, InputError, MetaLearner, Task, recipes
+from kshot.audit import ENOUGH
+from kshot.models import MLP
+from kshot.tasks import Episodes
+from kshot.tasks.labelled import Labelled
+
+QUICK: dict[str, Any] = {"steps": 1, "meta_batch": 2, "progress": False, "vectorize": "loop"}
+
+
+def drawings(classes: int, seed: int = 0, each: int = 8) -> Tensor:
+    """[classes, each, 3]."""
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(classes, 1, 3, generator=g) + 0.1 * torch.randn(classes, each, 3, generator=g)
+
+
+def labelled(x: Tensor, names: str | None = None) -> Labelled:
+    y = torch.arange(len(x)).repeat_interleave(x.shape[1])
+    return Labelled.of(x.flatten(0, 1), y, names and [f"{names}{c}" for c in range(len(x))])
+
+
+def episodes(x: Tensor, names: str | None = None) -> Episodes:
+    return Episodes(labelled(x, names), ways=3, shots=2, queries=2)
+
+
+def protonet() -> kshot.ProtoNet:
+    return kshot.ProtoNet(MLP(3, (4,)))
+
+
+def trained() -> MetaLearner:
+    return kshot.fit(protonet(), episodes(drawings(6), "character"), **QUICK)
+
+
+def evaluate(learner: MetaLearner, tasks: Any, **options: Any) -> kshot.Evaluation:
+    return kshot.evaluate(learner, tasks, episodes=20, curves=False, **options)
+
+
+# Class overlap between splits.
+
+
+def test_the_same_classes_under_other_names() -> None:
+    with pytest.raises(InputError, match=r"6 of the 6 classes to evaluate on .* trained on"):
+        evaluate(trained(), episodes(drawings(6), "glyph"))
+    evaluate(trained(), episodes(drawings(6, seed=1), "glyph"))
+
+
+def test_other_drawings_of_the_same_names() -> None:
+    with pytest.raises(InputError, match=r"6 of the 6 classes .* \(such as character0\)"):
+        evaluate(trained(), episodes(drawings(6, seed=1), "character"))
+
+
+def test_a_seen_class_that_is_saved_and_loaded_is_still_known(tmp_path: Any) -> None:
+    kshot.save(trained(), tmp_path / "learner.safetensors")
+    with pytest.raises(InputError, match=r"6 of the 6 classes"):
+        evaluate(kshot.load(tmp_path / "learner.safetensors"), episodes(drawings(6), "glyph"))
+
+
+def test_validation_on_the_same_examples_in_another_order_under_another_name() -> None:
+    """The first examples differ, so only a look at all of them tells."""
+    x = drawings(6)
+    with pytest.raises(InputError, match=r"6 classes are in both .* \(such as other0\)"):
+        kshot.fit(protonet(), episodes(x, "one"), validate=episodes(x.flip(1)[:, :6], "other"), **QUICK)
+    kshot.fit(protonet(), episodes(x, "one"), validate=episodes(drawings(6, seed=1), "other"), **QUICK)
+
+
+def test_a_few_common_examples_are_no_overlap() -> None:
+    """As blank drawings are, or the same sentence in two classes."""
+    x, other = drawings(6), drawings(6, seed=1)
+    other[:, 5:] = x[:, 5:]
+    kshot.fit(protonet(), episodes(x, "one"), validate=episodes(other, "other"), **QUICK)
+
+
+# Support and query.
+
+
+class Overlapping(Episodes):
+    """Asks about the very examples that were shown."""
+
+    def plan(self, n: int, generator: torch.Generator) -> Any:
+        plan = super().plan(n, generator)
+        plan.query[:, 0] = plan.support[:, 0]
+        return plan
+
+
+class Source:
+    """Two-way tasks; what `spoil` makes of them."""
+
+    def __init__(self, spoil: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
+        self.spoil = spoil
+
+    def sample(self, n: int, generator: torch.Generator) -> Task:
+        s, q = torch.randn(2, n, 4, 3, generator=generator)
+        s, q = self.spoil(s, q)
+        y = torch.tensor([0, 0, 1, 1]).repeat(n, 1)
+        return Task(Batch(s, y, 2), Batch(q, y, 2))
+
+
+def test_an_example_in_both_halves() -> None:
+    spoiled = Overlapping(labelled(drawings(6)), ways=3, shots=2, queries=2)
+    for use in (lambda: kshot.fit(protonet(), spoiled, **QUICK), lambda: evaluate(protonet(), spoiled)):
+        with pytest.raises(InputError, match=r"in 20 of 20 tasks an example is in both"):
+            use()
+    with pytest.raises(InputError, match=r"in 20 of 20 tasks an example is in both"):
+        evaluate(protonet(), Source(lambda s, q: (s, torch.cat([s[:, :1], q[:, 1:]], 1))))
+    evaluate(protonet(), Source(lambda s, q: (s, q)))
+
+
+def test_regression_on_a_grid_of_inputs_shares_no_example() -> None:
+    class Grid:
+        def sample(self, n: int, generator: torch.Generator) -> Task:
+            x = torch.arange(4.0).reshape(1, 4, 1).expand(n, 4, 1)
+            s, q = torch.randn(2, n, 4, 1, generator=generator)
+            return Task(Batch(x, s), Batch(x, q))
+
+    evaluate(kshot.MAML(MLP(1, (4,), 1), loss="mse"), Grid())
+
+
+# Seeds.
+
+
+def test_tasks_that_do_not_repeat() -> None:
+    unseeded = Source(lambda s, q: (torch.rand_like(s), q))
+    with pytest.raises(InputError, match=r"the same seed gave other tasks of this Source .* from the generator"):
+        evaluate(protonet(), unseeded)
+    with pytest.raises(InputError, match="the same seed gave other tasks"):
+        kshot.fit(protonet(), unseeded, **QUICK)
+
+
+def test_an_evaluation_without_a_seed() -> None:
+    for seed in (None, 0.5, "today"):
+        with pytest.raises(InputError, match="cannot be repeated"):
+            evaluate(protonet(), episodes(drawings(6)), seed=seed)
+
+
+# Order.
+
+
+class Cheat(MetaLearner):
+    """Knows that queries come class by class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.criterion = torch.nn.functional.cross_entropy
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def adapt(self, support: Batch) -> Batch:
+        return support
+
+    def predict(self, fitted: Batch, x: Tensor) -> Tensor:
+        assert fitted.ways is not None
+        place = torch.arange(len(x)) // (len(x) // fitted.ways)
+        return self.scale * torch.eye(fitted.ways)[place]
+
+
+class Positional(Cheat):
+    """Takes the first example for class 0, whatever its label says."""
+
+    def predict(self, fitted: Batch, x: Tensor) -> Tensor:
+        assert fitted.ways is not None
+        means = fitted.x.reshape(fitted.ways, -1, 3).mean(1)
+        return -torch.cdist(x, means) * self.scale
+
+
+class InOrder(Positional):
+    order_free = False
+
+
+def test_labels_read_off_the_order() -> None:
+    for cheat in (Cheat(), Positional()):
+        with pytest.raises(InputError, match=r"% of the predictions of \w+ change when examples are shuffled"):
+            evaluate(cheat, episodes(drawings(6)))
+    found = evaluate(InOrder(), episodes(drawings(6)))
+    assert "the support is read in order" in " ".join(found.audit)
+
+
+def test_many_steps_that_make_much_of_rounding_are_no_cheat() -> None:
+    """Fits noise for hundreds of steps: two sums in another order end with other predictions."""
+    chaotic = kshot.MAML(MLP(3, (32, 32), 3), rule=kshot.rules.Adam(lr=0.3), steps=200, hypergradient="first-order")
+    evaluate(chaotic, Episodes((torch.randn(40, 3), torch.arange(40) % 8), ways=3, shots=2, queries=2))
+
+
+def test_a_class_that_always_has_the_same_label() -> None:
+    class Fixed(Episodes):
+        def choose_classes(self, n: int, ways: int, generator: torch.Generator) -> Tensor:
+            return torch.arange(ways).repeat(n, 1)
+
+    with pytest.raises(InputError, match="every class has the same label in all tasks"):
+        kshot.fit(protonet(), Fixed(labelled(drawings(6)), ways=3, shots=2, queries=2), **QUICK)
+    kshot.fit(protonet(), Episodes(labelled(drawings(3)), ways=3, shots=2, queries=2), **QUICK)  # numbered anew
+
+
+# Few tasks.
+
+
+def test_few_tasks_are_said_to_be_few() -> None:
+    with pytest.raises(InputError, match=r"episodes=100, and papers average over 600 .* few = true"):
+        recipes.read("sinusoid-maml", ["evaluation.episodes=100"])
+    assert recipes.read("sinusoid-maml", ["evaluation.episodes=100", "evaluation.few=true"]).episodes == 100
+    found = evaluate(protonet(), episodes(drawings(6)))
+    assert found.few
+    assert "fewer than papers use" in str(found)
+    enough = kshot.evaluate(protonet(), episodes(drawings(6)), ENOUGH, curves=False)
+    assert not enough.few
+    assert "fewer" not in str(enough)
+
+
+# And what is said where nothing is wrong.
+
+
+def test_what_was_checked_is_said_in_the_evaluation_and_the_run(tmp_path: Any) -> None:
+    learner = kshot.fit(
+        protonet(), episodes(drawings(6), "a"), validate=episodes(drawings(6, 1), "b"), out=tmp_path, **QUICK
+    )
+    said = " ".join(evaluate(learner, episodes(drawings(7, seed=2), "c")).audit)
+    for sentence in (
+        "none of the 7 classes is among the 6 of training",
+        "seed 0 gives the same tasks again",
+        "support and query share no example",
+        "predictions stay the same when the support and query are shuffled",
+    ):
+        assert sentence in said
+    assert "the classes of each task are numbered anew" in (tmp_path / "run.json").read_text()
