@@ -172,3 +172,29 @@ def test_variable_ways_and_shots() -> None:
     tasks = Glyphs("test", ways=(3, 8), shots=(1, 4), queries=2, classes=20, balanced=False)
     found = kshot.evaluate(kshot.NearestCentroid(), tasks, 60, curves=False)
     assert 1 / 3 < found.mean < 1
+
+
+def test_a_paired_difference_by_hand() -> None:
+    tasks = Glyphs("test", classes=30)
+    one, other = (
+        kshot.evaluate(kshot.NearestCentroid(distance=d), tasks, 30, curves=False) for d in ("euclidean", "cosine")
+    )
+    found = kshot.compare(other, one)
+    gaps = torch.tensor(other.values) - torch.tensor(one.values)
+    assert found.mean == pytest.approx(float(gaps.mean()))
+    assert found.interval == pytest.approx(1.96 * float(gaps.std()) / math.sqrt(30))
+    assert kshot.compare(one, one).mean == 0
+    assert not kshot.compare(one, one).shown
+    assert "no difference is shown" in str(kshot.compare(one, one))
+
+
+@pytest.mark.parametrize(
+    ("episodes", "seed", "shots", "why"),
+    [(20, 0, 1, "episodes is"), (30, 1, 1, "seed is"), (30, 0, 2, "the tasks are others")],
+)
+def test_what_cannot_be_paired(episodes: int, seed: int, shots: int, why: str) -> None:
+    one = kshot.evaluate(kshot.NearestCentroid(), Glyphs("test", classes=30), 30, curves=False)
+    tasks = Glyphs("test", classes=30, shots=shots)
+    other = kshot.evaluate(kshot.NearestCentroid(), tasks, episodes, seed, curves=False)
+    with pytest.raises(InputError, match=why):
+        kshot.compare(one, other)

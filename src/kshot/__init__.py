@@ -2,7 +2,7 @@
 
 from kshot import hypergradients, models, rl, rules, tasks
 from kshot.doctor import Diagnosis, diagnose
-from kshot.evaluation import Evaluation, evaluate
+from kshot.evaluation import Evaluation, compare, evaluate
 from kshot.inner import hypergradient, unroll
 from kshot.learner import MetaLearner
 from kshot.learners import (
@@ -73,6 +73,7 @@ __all__ = [
     "Task",
     "TaskSource",
     "__version__",
+    "compare",
     "diagnose",
     "evaluate",
     "fit",

@@ -2,11 +2,13 @@
 
 [learner] name and settings, with [learner.model] or [learner.encoder] and [learner.rule]; [tasks] name and settings, with
 what differs for one split in [tasks.train], [tasks.val], [tasks.test]; [training] the settings of kshot.fit, or for agents of
-kshot.rl.fit; [evaluation] episodes.
+kshot.rl.fit; [evaluation] episodes, and `few = true` where they are fewer than papers average over; [paper] the figures that
+it reproduces.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +19,9 @@ from typing import Any
 import torch
 
 from kshot import evaluation, rl, training
+from kshot.audit import ENOUGH
 from kshot.learner import MetaLearner
+from kshot.recipes.paper import Paper, read_paper
 from kshot.settings import arguments, build, construct, suggestion
 from kshot.tasks import SOURCES
 from kshot.training.options import Training
@@ -35,7 +39,8 @@ _SECTIONS = {
     "learner": None,  # None: checked by building it
     "tasks": None,
     "training": None,  # the settings of its kind
-    "evaluation": ("episodes",),
+    "evaluation": ("episodes", "few"),
+    "paper": None,
 }
 
 
@@ -72,7 +77,11 @@ class Recipe:
 
     @property
     def episodes(self) -> int:
-        return int(self.settings.get("evaluation", {}).get("episodes", 600))
+        return int(self.settings.get("evaluation", {}).get("episodes", ENOUGH))
+
+    @property
+    def paper(self) -> Paper | None:
+        return read_paper(self.settings["paper"]) if "paper" in self.settings else None
 
     @property
     def kind(self) -> Kind:
@@ -92,9 +101,9 @@ class Recipe:
             learner: MetaLearner = build(self.settings["learner"], "learner")
         return learner
 
-    def tasks(self, split: str) -> Any:
-        """The tasks of one of SPLITS: the settings in [tasks], over them those in [tasks.<split>]."""
-        table, chosen = self.kind.tasks, self._tasks(split)
+    def tasks(self, split: str, changes: Mapping[str, Any] | None = None) -> Any:
+        """The tasks of one of SPLITS: the settings in [tasks], over them those in [tasks.<split>], and over all the changes."""
+        table, chosen = self.kind.tasks, {**self._tasks(split), **(changes or {})}
         if chosen.get("name") in table and "split" in arguments(table[chosen["name"]]):
             chosen = {"split": split, **chosen}
         return construct(table, chosen, "tasks")
@@ -106,7 +115,14 @@ class Recipe:
         chosen: dict[str, Any] = {k: v for k, v in section.items() if k not in SPLITS} | section.get(split, {})
         return chosen
 
-    def check(self) -> None:
+    def changed(self, *changes: str) -> Recipe:
+        """With other settings, 'training.seed=1'."""
+        settings = copy.deepcopy(self.settings)
+        for change in changes:
+            _change(settings, change)
+        return Recipe(self.name, settings).checked()
+
+    def checked(self) -> Recipe:
         """Raise InputError for what is misspelt or missing; building learner and tasks checks the rest."""
         _check_keys(self.settings, _SECTIONS, "the recipe")
         for section in ("learner", "tasks"):
@@ -117,9 +133,17 @@ class Recipe:
                 _check_keys(self.settings.get(section, {}), keys, f"[{section}]")
         _check_keys(self.settings.get("training", {}), tuple(self.kind.training.__dataclass_fields__), "[training]")
         self.kind.training(**self.training)
-        episodes = self.settings.get("evaluation", {}).get("episodes", 600)
+        evaluation = self.settings.get("evaluation", {})
+        episodes, few = evaluation.get("episodes", ENOUGH), evaluation.get("few", False)
         if not isinstance(episodes, int) or episodes < 2:
             raise InputError(f"[evaluation] has episodes={episodes!r}: give a whole number of at least 2")
+        if episodes < ENOUGH and few is not True:
+            raise InputError(
+                f"[evaluation] has episodes={episodes}, and papers average over {ENOUGH} or more: give as many, or say that it "
+                "is a quick look with few = true (--set evaluation.few=true)"
+            )
+        _ = self.paper  # read, and so checked
+        return self
 
 
 def names() -> list[str]:
@@ -140,11 +164,7 @@ def read(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
         settings = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid TOML: {error}; mend that line, texts stand in quotes") from error
-    for change in changes:
-        _change(settings, change)
-    recipe = Recipe(path.stem, settings)
-    recipe.check()
-    return recipe
+    return Recipe(path.stem, settings).changed(*changes)
 
 
 def to_toml(settings: Mapping[str, Any]) -> str:
@@ -153,13 +173,22 @@ def to_toml(settings: Mapping[str, Any]) -> str:
 
 
 def _lines(section: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
-    plain = [f"{key} = {json.dumps(value)}" for key, value in section.items() if not isinstance(value, Mapping)]
+    plain = [f"{key} = {_plain(value)}" for key, value in section.items() if not isinstance(value, Mapping)]
     lines = ["", f"[{'.'.join(path)}]"] if path and plain else []
     lines += plain
     for key, value in section.items():
         if isinstance(value, Mapping):
             lines += _lines(value, (*path, key))
     return lines
+
+
+def _plain(value: Any) -> str:
+    """A value of TOML; tables in lists stand in a line each."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_plain(v)}" for key, v in value.items()) + " }" if value else "{}"
+    if isinstance(value, list) and any(isinstance(v, Mapping) for v in value):
+        return "[\n" + "".join(f"    {_plain(v)},\n" for v in value) + "]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _change(settings: dict[str, Any], change: str) -> None:

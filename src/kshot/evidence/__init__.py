@@ -1,0 +1,6 @@
+"""Evidence: a paper's figures reproduced by one command, and kept as files that can be checked later."""
+
+from kshot.evidence.kept import Kept, reached, read_all, read_kept
+from kshot.evidence.reproduce import measure_again, reproduce
+
+__all__ = ["Kept", "measure_again", "reached", "read_all", "read_kept", "reproduce"]

@@ -1,0 +1,145 @@
+"""What was measured for a recipe's [paper] section: results/NAME.json, written whole after each seed, and read back."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from kshot import atomic
+from kshot.evaluation import Evaluation
+from kshot.evidence.origin import machine, versions
+from kshot.recipes import Recipe
+from kshot.recipes.paper import Paper, Row, read_paper
+from kshot.types import InputError
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row of the paper, measured with one seed. Accuracies in percent; the interval is over test tasks."""
+
+    metric: str
+    mean: float
+    interval: float
+    episodes: int
+    seed: int  # of the test tasks
+    transductive: bool
+    adapt_ms: float
+    audit: list[str]
+
+    @staticmethod
+    def of(found: Evaluation) -> Figure:
+        scale = 100 if found.metric == "accuracy" else 1
+        return Figure(
+            found.metric, scale * found.mean, scale * found.interval, found.episodes, found.seed, found.transductive,
+            round(found.adapt_ms, 3), found.audit,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Seed:
+    """One training: what it took, where its learner is kept (None: it is too large), and its figures by the row's name."""
+
+    seed: int
+    date: str
+    seconds: float | None
+    steps: int
+    parameters: int
+    model: str | None
+    figures: dict[str, Figure]
+
+
+@dataclass(frozen=True)
+class Ours:
+    """A row's figure over all seeds. interval: over test tasks, the mean of the seeds'; spread: standard deviation of seeds."""
+
+    metric: str
+    mean: float
+    interval: float
+    spread: float | None
+    seeds: int
+    transductive: bool
+
+
+@dataclass(frozen=True)
+class Kept:
+    """All that was measured for a recipe. settings: the recipe's, without what says nothing about how it was trained."""
+
+    name: str
+    settings: dict[str, Any]
+    reproduces: dict[str, Any]  # the [paper] section
+    seeds: list[Seed] = field(default_factory=list)
+    command: str = ""
+    versions: dict[str, str] = field(default_factory=versions)
+    machine: dict[str, Any] = field(default_factory=machine)
+
+    @property
+    def paper(self) -> Paper:
+        return read_paper(self.reproduces)
+
+    def ours(self, row: str) -> Ours | None:
+        found = [seed.figures[row] for seed in self.seeds if row in seed.figures]
+        if not found:
+            return None
+        means = [figure.mean for figure in found]
+        spread = statistics.stdev(means) if len(means) > 1 else None
+        interval = statistics.fmean(figure.interval for figure in found)
+        return Ours(found[0].metric, statistics.fmean(means), interval, spread, len(found), found[0].transductive)
+
+    @property
+    def minutes(self) -> float | None:
+        """What a training took, on average."""
+        took = [seed.seconds for seed in self.seeds if seed.seconds is not None]
+        return statistics.fmean(took) / 60 if took else None
+
+    @property
+    def date(self) -> str:
+        return max((seed.date for seed in self.seeds), default="")
+
+    def write(self, results: Path) -> Path:
+        path = results / f"{self.name}.json"
+        atomic.write(path, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+        return path
+
+
+def reached(row: Row, ours: Ours | None) -> bool | None:
+    """Whether the row's target was; None where nothing is known."""
+    if ours is None or row.target is None or not math.isfinite(ours.mean):
+        return None
+    rounded = round(ours.mean, 2 if ours.metric == "accuracy" else 3)
+    return rounded <= row.target if ours.metric == "mse" else rounded >= row.target
+
+
+def of_recipe(recipe: Recipe) -> Kept:
+    """Nothing measured yet."""
+    settings = {key: value for key, value in recipe.settings.items() if key not in ("about", "paper")}
+    command = f"kshot reproduce {recipe.name}"
+    return Kept(recipe.name, settings, recipe.settings["paper"], command=command)
+
+
+def read_kept(path: Path) -> Kept:
+    try:
+        return _restored(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} cannot be read ({error}): remove it, and `kshot reproduce {path.stem}` again"
+        ) from error
+
+
+def read_all(results: Path) -> dict[str, Kept]:
+    """By name, of all files in the folder that `reproduce` wrote; benchmarks write others beside them."""
+    texts = {path: path.read_text() for path in sorted(results.glob("*.json"))}
+    return {path.stem: read_kept(path) for path, text in texts.items() if '"reproduces"' in text}
+
+
+def _restored(kept: Mapping[str, Any]) -> Kept:
+    known = {f.name for f in fields(Kept)}
+    seeds = [
+        Seed(**{**seed, "figures": {name: Figure(**figure) for name, figure in seed["figures"].items()}})
+        for seed in kept["seeds"]
+    ]
+    return Kept(**{**{key: value for key, value in kept.items() if key in known}, "seeds": seeds})

@@ -1,0 +1,41 @@
+"""Where a number comes from: the versions and the machine that it was measured with."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kshot.version import __version__
+
+PEERS = ("torchopt", "higher", "easyfsl", "jax", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """kshot's, Python's, and those of torch and the peers that are installed."""
+    found = {d.name.lower(): d.version for d in distributions()}
+    known = {"kshot": __version__, "python": platform.python_version(), "torch": torch.__version__}
+    return known | {peer: found[peer] for peer in PEERS if peer in found}
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": platform.system(),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), platform.machine())

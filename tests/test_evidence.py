@@ -1,0 +1,190 @@
+"""kshot reproduce and kshot compare: what is measured, what is kept, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import kshot
+from kshot import InputError, recipes
+from kshot.cli import app
+from kshot.evidence import measure_again, reached, read_all, read_kept
+from kshot.recipes.paper import Row, read_paper
+from kshot.tasks import Sinusoids
+
+RECIPE = """
+about = "MAML on sinusoids, for a moment"
+
+[learner]
+name = "maml"
+loss = "mse"
+steps = 1
+model = { name = "mlp", inputs = 1, outputs = 1, hidden = [8] }
+rule = { name = "sgd", lr = 0.01 }
+
+[tasks]
+name = "sinusoids"
+shots = 5
+
+[training]
+steps = 6
+meta_batch = 2
+
+[paper]
+source = "Nobody 1999"
+minutes = 1
+seeds = 2
+rows = [
+    { name = "one step", published = 0.5, interval = 0.1, target = 100.0 },
+    { name = "three steps, 10 points", test = { shots = 10 }, learner = { eval_steps = 3 }, target = 1e-3 },
+]
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "moment.toml").write_text(RECIPE)
+    return tmp_path
+
+
+def command(place: Path, *words: str, code: int = 0) -> str:
+    found = CliRunner().invoke(app, list(words), env={"COLUMNS": "200"})
+    assert found.exit_code == code, found.output
+    return " ".join(found.output.split())
+
+
+def reproduce(place: Path, *words: str, code: int = 0) -> str:
+    folders = ("--runs", str(place / "runs"), "--results", str(place / "results"))
+    return command(place, "reproduce", str(place / "moment.toml"), *folders, *words, code=code)
+
+
+def test_every_seed_is_trained_measured_and_kept(place: Path) -> None:
+    said = reproduce(place)
+    assert "seed 0: training" in said
+    assert "seed 1: training" in said
+    kept = read_kept(place / "results" / "moment.json")
+    assert [seed.seed for seed in kept.seeds] == [0, 1]
+    assert kept.paper.source == "Nobody 1999"
+    for seed in kept.seeds:  # the very figures that evaluating the runs by hand gives
+        learner = kshot.load(place / "runs" / f"moment-seed{seed.seed}", eval_steps=3)
+        found = kshot.evaluate(learner, Sinusoids(shots=10), 600, curves=False)
+        assert seed.figures["three steps, 10 points"].mean == found.mean
+        assert seed.figures["three steps, 10 points"].interval == found.interval
+        assert seed.figures["one step"].episodes == 600
+        assert seed.steps == 6
+    ours, rows = kept.ours("one step"), kept.paper.rows
+    assert ours is not None
+    assert ours.mean == pytest.approx(sum(s.figures["one step"].mean for s in kept.seeds) / 2)
+    assert ours.spread is not None
+    assert ours.spread > 0
+    assert reached(rows[0], ours) is True
+    assert reached(rows[1], kept.ours(rows[1].name)) is False
+    assert kept.versions["torch"]
+    assert "0.5 ± 0.1" in said
+    assert "100 ✓" in said
+    assert "0.001 ✗" in said
+
+
+def test_what_was_measured_is_not_trained_again_unless_the_settings_changed(place: Path) -> None:
+    reproduce(place, "--seed", "0")
+    before = (place / "results" / "moment.json").read_bytes()
+    assert "seed 0: measured on" in reproduce(place, "--seed", "0")
+    assert (place / "results" / "moment.json").read_bytes() == before
+    (place / "moment.toml").write_text(RECIPE.replace("lr = 0.01", "lr = 0.02"))
+    said = reproduce(place, "--seed", "0", code=2)
+    assert "measured with other settings" in said
+    assert "holds a run with other settings" in said  # and the run folder is not written over
+    assert (place / "results" / "moment.json").read_bytes() == before
+
+
+def test_the_kept_learner_gives_its_figures_again(place: Path) -> None:
+    reproduce(place)
+    recipe = recipes.read(place / "moment.toml")
+    assert (place / "results" / "models" / "moment.safetensors").is_file()
+    found = measure_again(recipe, place / "results")
+    assert [again.found.mean for again in found] == [again.recorded.mean for again in found]
+    assert "as recorded" in reproduce(place, "--again")
+
+    content = json.loads((place / "results" / "moment.json").read_text())
+    content["seeds"][0]["figures"]["one step"]["mean"] += 0.1
+    (place / "results" / "moment.json").write_text(json.dumps(content))
+    assert "another figure than the recorded one" in reproduce(place, "--again", code=2)
+
+
+def test_the_list_shows_what_is_to_be_done_and_what_was(place: Path) -> None:
+    nothing = command(place, "reproduce", "--list", "--results", str(place / "none"))
+    for name in recipes.names():
+        paper = recipes.read(name).paper
+        assert (name in nothing) == (paper is not None)
+    reproduce(place, "--seed", "1")
+    said = command(place, "reproduce", "--list", "--results", str(place / "results"))
+    assert "1 of 2" in said
+    assert list(read_all(place / "results")) == ["moment"]
+
+
+def test_nothing_to_reproduce_or_to_measure_again(place: Path) -> None:
+    assert "has no [paper] section" in command(place, "reproduce", "sinusoid-multitask", code=2)
+    assert "trains and writes it" in reproduce(place, "--again", code=2)
+    (place / "results").mkdir()
+    (place / "results" / "moment.json").write_text('{"reproduces": ')
+    assert "moment.json cannot be read" in reproduce(place, code=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"minuets": 3}, "no setting 'minuets': did you mean 'minutes'"),
+        ({"rows": []}, "figures are needed"),
+        ({"rows": [{"published": 1.0}]}, "row 1 of .paper. needs the setting 'name'"),
+        ({"rows": [{"name": "a", "target": "high"}]}, "target='high': a number is needed"),
+        ({"rows": [{"name": "a", "test": 5}]}, "test=5: settings are needed"),
+        ({"rows": [{"name": "a"}, {"name": "a"}]}, "rows of the same name"),
+        ({"seeds": 0}, "seeds=0"),
+    ],
+)
+def test_a_paper_section_that_is_wrong(change: dict[str, Any], said: str) -> None:
+    section = {"source": "Nobody 1999", "minutes": 1, "rows": [{"name": "a"}]}
+    read_paper(section)
+    with pytest.raises(InputError, match=said):
+        read_paper({**section, **change})
+    with pytest.raises(InputError, match="needs the setting 'minutes'"):
+        read_paper({"source": "Nobody 1999", "rows": [{"name": "a"}]})
+
+
+def test_a_target_is_reached_as_it_is_shown() -> None:
+    """To the two places of the tables, no more."""
+    from kshot.evidence.kept import Ours
+
+    def ours(mean: float, metric: str = "accuracy") -> Ours:
+        return Ours(metric, mean, 0.1, None, 1, False)
+
+    row = Row("5-way 1-shot", target=99.0)
+    assert reached(row, ours(98.996))
+    assert not reached(row, ours(98.99))
+    assert reached(Row("x", target=0.1), ours(0.1, "mse"))
+    assert not reached(Row("x", target=0.1), ours(0.11, "mse"))
+    assert reached(Row("x"), ours(1.0)) is None
+
+
+def test_runs_are_compared_on_the_same_tasks(place: Path) -> None:
+    reproduce(place)
+    a, b = (str(place / "runs" / f"moment-seed{seed}") for seed in (0, 1))
+    said = command(place, "compare", a, b, a, "--episodes", "60", "--json", str(place / "compared.json"))
+    runs = json.loads((place / "compared.json").read_text())["runs"]
+    gaps = [y - x for x, y in zip(runs[0]["values"], runs[1]["values"], strict=True)]
+    assert f"{sum(gaps) / 60:+.3g}" in said
+    assert "no difference shown" in said  # of the run with itself
+    assert "the same 60 test tasks for all" in said
+    assert "at least two" in command(place, "compare", a, code=2)
+    assert "is not the folder of a run" in command(place, "compare", str(place), a, code=2)
+
+
+def test_a_recorded_figure_of_the_house_is_measured_again(kshot_data: Path) -> None:
+    """On the real drawings, from the learner that lies in results/models."""
+    results = Path(__file__).parent.parent / "results"
+    again = measure_again(recipes.read("omniglot-5w1s-protonet"), results, ["5-way 1-shot"])
+    assert [x.row for x in again if x.same] == ["5-way 1-shot"]
