@@ -183,6 +183,29 @@ def test_runs_are_compared_on_the_same_tasks(place: Path) -> None:
     assert "is not the folder of a run" in command(place, "compare", str(place), a, code=2)
 
 
+def test_the_report_shows_what_was_checked_the_paper_and_other_runs(place: Path) -> None:
+    reproduce(place)
+    a, b = (str(place / "runs" / f"moment-seed{seed}") for seed in (0, 1))
+    command(place, "compare", a, b, "--episodes", "60")
+    command(place, "report", a)
+    page = (Path(a) / "report.html").read_text()
+    kept = read_kept(place / "results" / "moment.json")
+    figure = kept.seeds[0].figures["one step"]
+    for wanted in (
+        "What the number rests on",
+        "Seed 0 gives the same tasks again.",
+        "Support and query share no example",
+        "Beside the paper (Nobody 1999)",
+        f"{figure.mean:.2f} ± {figure.interval:.2f}",
+        "0.5 ± 0.1",
+        "Other runs on the very same 60 tasks",
+        b,
+    ):
+        assert wanted in page
+    (Path(a) / "comparison.json").write_text("{")
+    assert "comparison.json is damaged" in command(place, "report", a, code=2)
+
+
 def test_a_recorded_figure_of_the_house_is_measured_again(kshot_data: Path) -> None:
     """On the real drawings, from the learner that lies in results/models."""
     results = Path(__file__).parent.parent / "results"

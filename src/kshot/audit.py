@@ -6,6 +6,7 @@ Each check refuses with what is wrong, or says in a sentence what was found: tho
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -25,9 +26,11 @@ HALF = 0.5  # of a class's examples, or of the tasks: more than chance duplicate
 
 def before_training(tasks: TaskSource, validate: TaskSource | None, learner: MetaLearner, seed: int) -> list[str]:
     """Raise InputError unless what is trained on, and what is validated on, are apart and repeatable."""
-    found = [_repeatable(tasks, seed), _halves_apart(tasks, seed), _labels_are_drawn(tasks, seed)]
+    found = _said(
+        "training tasks", _repeatable(tasks, seed), _halves_apart(tasks, seed), _labels_are_drawn(tasks, seed)
+    )
     if validate is not None:
-        found += [_repeatable(validate, seed), _halves_apart(validate, seed)]
+        found += _said("validation tasks", _repeatable(validate, seed), _halves_apart(validate, seed))
         both = overlap(identities(tasks), identities(validate)) or _same_examples(tasks, validate)
         if both:
             raise InputError(
@@ -35,7 +38,9 @@ def before_training(tasks: TaskSource, validate: TaskSource | None, learner: Met
                 "instance with Labelled.split"
             )
         refuse_seen(learner, validate)
-    return [sentence for sentence in found if sentence]
+        if identities(validate):
+            found += ["no class is in both the training and the validation tasks, by name or by content"]
+    return found
 
 
 def before_evaluation(
@@ -51,6 +56,10 @@ def before_evaluation(
         _order_does_not_tell(learner, draw(tasks, LOOKED_AT, seeded(seed, 0), slice(SHUFFLED)).to(device), seed),
     ]
     return [sentence for sentence in found if sentence]
+
+
+def _said(of: str, *sentences: str | None) -> list[str]:
+    return [f"{of}: {sentence}" for sentence in sentences if sentence]
 
 
 def refuse_seen(learner: MetaLearner, tasks: TaskSource) -> str | None:
@@ -169,14 +178,16 @@ def _order_does_not_tell(learner: MetaLearner, tasks: Task, seed: int) -> str | 
             _differs(before[q], predicted(support[s] if learner.order_free else support, x[q]), support.ways)
         )
         unsteady.append(_differs(before, predicted(_rounded(support, generator), x), support.ways))
-    if max(changed) > 0.05 + 2 * max(unsteady):
+    share = fmean(changed)
+    if share > 0.1 + 2 * fmean(unsteady):
         raise InputError(
-            f"{100 * max(changed):.0f} % of the predictions of {type(learner).__name__} change when examples are shuffled, so "
+            f"{100 * share:.0f} % of the predictions of {type(learner).__name__} change when examples are shuffled, so "
             "the order of the classes may tell it the labels: make predict treat each query by itself and adapt all examples "
             "alike, or say by order_free = False that the support is read in order"
         )
-    what = "support and query" if learner.order_free else "query (the support is read in order)"
-    return f"predictions stay the same when the {what} are shuffled"
+    what = "support and query are" if learner.order_free else "query (the support is read in order) is"
+    same = "all" if share == 0 else f"{100 * (1 - share):.0f} % of the"
+    return f"{same} predictions stay the same when {what} shuffled"
 
 
 def _rounded(support: Batch, generator: torch.Generator) -> Batch:
@@ -184,7 +195,7 @@ def _rounded(support: Batch, generator: torch.Generator) -> Batch:
     if not support.x.is_floating_point():
         return support
     noise = torch.randn(support.x.shape, generator=generator).to(support.x)
-    return Batch(support.x * (1 + torch.finfo(support.x.dtype).eps * noise), support.y, support.ways)
+    return Batch(support.x * (1 + 8 * torch.finfo(support.x.dtype).eps * noise), support.y, support.ways)
 
 
 def _differs(a: Tensor, b: Tensor, ways: int | None) -> float:

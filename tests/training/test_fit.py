@@ -108,11 +108,14 @@ def test_the_best_learner_by_validation_stays(tmp_path: Path) -> None:
     assert torch.equal(weights(kshot.load(tmp_path)), weights(learner))
 
 
-@pytest.mark.parametrize("learner", ["maml", "protonet"])
+@pytest.mark.parametrize("learner", ["maml", "protonet", "ridgenet", "logistichead", "svmhead"])
 def test_bf16_trains_too(learner: str) -> None:
     made = {
         "maml": lambda: kshot.MAML(Conv4(5, width=8, size=16, down="stride"), rule=SGD(0.1)),
         "protonet": lambda: kshot.ProtoNet(Conv4(width=8, size=16, norm="group"), temperature=8.0),
+        "ridgenet": lambda: kshot.RidgeNet(Conv4(width=8, size=16, norm="group")),
+        "logistichead": lambda: kshot.LogisticHead(Conv4(width=8, size=16, norm="group")),
+        "svmhead": lambda: kshot.SVMHead(Conv4(width=8, size=16, norm="group")),
     }[learner]
     losses = {}
     tasks = Glyphs(classes=40, size=16, queries=3)

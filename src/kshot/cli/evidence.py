@@ -13,8 +13,7 @@ from rich.table import Table
 from kshot import atomic, recipes, training
 from kshot.cli.terminal import Changes, Seed, err, evaluated, out
 from kshot.evaluation import HIGHER_IS_BETTER, Evaluation
-from kshot.evaluation import compare as paired
-from kshot.evidence import Kept, measure_again, reached, read_all
+from kshot.evidence import Comparison, Kept, compared, keep_comparison, measure_again, reached, read_all
 from kshot.evidence import reproduce as run_recipe
 from kshot.recipes.paper import Paper, Row
 from kshot.recipes.runs import recipe_of
@@ -80,44 +79,47 @@ def compare(
     for place in run:
         tasks = recipe.tasks("test")
         found.append((str(place), evaluated(training.load(place), recipe, tasks, number, seed, curves=False)))
-    out.print(_compared(found))
+    (_, first), *others = found
+    comparison = compared(first, others, change)
+    keep_comparison(run[0], comparison)
+    out.print(_compared(str(run[0]), comparison))
+    out.print(f"kept for its report: kshot report {run[0]}", highlight=False)
     if as_json is not None:
         content = [{"run": name, **e.to_dict()} for name, e in found]
         atomic.write(as_json, json.dumps({"changes": change, "runs": content}, indent=1))
         out.print(f"numbers: [bold]{as_json}[/]")
 
 
-def _compared(found: list[tuple[str, Evaluation]]) -> Table:
-    (_, first), *_ = found
-    scale, unit = (100, " %") if first.metric == "accuracy" else (1, "")
-    better = 1 if first.metric in HIGHER_IS_BETTER else -1
+def _compared(run: str, c: Comparison) -> Table:
+    scale, unit = (100, " %") if c.metric == "accuracy" else (1, "")
+    better = 1 if c.metric in HIGHER_IS_BETTER else -1
+
+    def shown(mean: float, interval: float, transductive: bool) -> str:
+        return f"{scale * mean:.4g} ± {scale * interval:.2g}{unit}" + ("  (transductive)" if transductive else "")
+
     table = Table(box=None, pad_edge=False)
-    for column in ("run", first.metric, "against the first, paired", ""):
+    for column in ("run", c.metric, "against the first, paired", ""):
         table.add_column(column)
-    for i, (name, e) in enumerate(found):
-        note = "  (transductive)" if e.transductive else ""
-        cells = [name, f"{scale * e.mean:.4g} ± {scale * e.interval:.2g}{unit}{note}"]
-        if i:
-            d = paired(e, first)
-            verdict = ("better" if d.mean * better > 0 else "worse") if d.shown else "no difference shown"
-            cells += [f"{scale * d.mean:+.3g} ± {scale * d.interval:.2g}{unit}", verdict]
-        table.add_row(*cells)
-    table.caption = f"the same {first.episodes:,} test tasks for all, seed {first.seed}; 95 % intervals over tasks"
+    table.add_row(run, shown(c.mean, c.interval, c.transductive))
+    for other in c.others:
+        gap = f"{scale * other.difference:+.3g} ± {scale * other.difference_interval:.2g}{unit}"
+        verdict = ("better" if other.difference * better > 0 else "worse") if other.shown else "no difference shown"
+        table.add_row(other.run, shown(other.mean, other.interval, other.transductive), gap, verdict)
+    table.caption = f"the same {c.episodes:,} test tasks for all, seed {c.seed}; 95 % intervals over tasks"
     return table
 
 
 def _listed(kept: dict[str, Kept], results: Path) -> Table:
     table = Table(box=None, pad_edge=False)
-    for column in ("kshot reproduce …", "figure", "paper", "ours", "target", "seeds", "minutes", "date"):
-        table.add_column(column)
+    for column in ("name", "figure", "paper", "ours", "target", "seeds", "minutes", "date"):
+        table.add_column(column, no_wrap=column != "figure")
     names = [name for name in recipes.names() if name in kept] if len(kept) == 1 else recipes.names()
     for name in dict.fromkeys([*names, *kept]):
         paper = kept[name].paper if name in kept else recipes.read(name).paper
         for i, row in enumerate(paper.rows if paper is not None else ()):
             assert paper is not None
             table.add_row(name if i == 0 else "", *_row(paper, row, kept.get(name), first=i == 0))
-    if not kept:
-        table.caption = f"nothing measured in {results}/ yet"
+    table.caption = f"kshot reproduce NAME; T: transductive; in brackets: not measured, as planned; from {results}/"
     return table
 
 

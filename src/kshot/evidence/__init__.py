@@ -1,6 +1,19 @@
 """Evidence: a paper's figures reproduced by one command, and kept as files that can be checked later."""
 
+from kshot.evidence.beside import Comparison, compared, keep_comparison, read_comparison, read_figures
 from kshot.evidence.kept import Kept, reached, read_all, read_kept
 from kshot.evidence.reproduce import measure_again, reproduce
 
-__all__ = ["Kept", "measure_again", "reached", "read_all", "read_kept", "reproduce"]
+__all__ = [
+    "Comparison",
+    "Kept",
+    "compared",
+    "keep_comparison",
+    "measure_again",
+    "reached",
+    "read_all",
+    "read_comparison",
+    "read_figures",
+    "read_kept",
+    "reproduce",
+]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kshot import atomic, training
+from kshot.evidence.beside import keep_figures
 from kshot.evidence.kept import Figure, Kept, Seed, of_recipe, read_kept
 from kshot.recipes import Recipe, runs
 from kshot.recipes.paper import Paper, Row
@@ -65,6 +66,7 @@ def _trained_and_measured(
     for row in paper.rows:
         found[row.name] = measured(recipe, row, run)
         say(f"seed {seed}: {row.name}: {found[row.name].mean:.4g} ± {found[row.name].interval:.2g}")
+    keep_figures(run, found)
     lines = [line for line in read_metrics(run / METRICS) if "seconds" in line]
     return Seed(
         seed=seed,

@@ -36,16 +36,24 @@ class LinearHead(EmbeddingLearner):
         """scale · W [D + 1, N]."""
         ways = self.ways(support)
         x = self.embed(support.x)
-        return self.log_scale.exp() * (x.T @ self.solve(x @ x.T, one_hot(support.y, ways).to(x.dtype)))
+        with in_full_precision(x):
+            return self.log_scale.exp() * (x.T @ self.solve(x @ x.T, one_hot(support.y, ways).to(x.dtype)))
 
     def predict(self, fitted: Tensor, x: Tensor) -> Tensor:
-        outputs: Tensor = torch.tensordot(self.embed(x), fitted, 1)
+        x = self.embed(x)
+        with in_full_precision(x):
+            outputs: Tensor = torch.tensordot(x, fitted, 1)
         return outputs
 
     def embed(self, x: Tensor) -> Tensor:
         """x [S, *features] -> [S, D + 1]."""
-        features = super().embed(x)
+        features = super().embed(x).to(self.log_scale.dtype)
         return torch.cat([features / math.sqrt(features.shape[1]), torch.ones_like(features[:, :1])], 1)
+
+
+def in_full_precision(like: Tensor) -> torch.autocast:
+    """No autocast within: systems of equations are solved in the precision of the parameters."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def identity(like: Tensor) -> Tensor:

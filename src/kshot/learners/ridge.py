@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from kshot.functional import BatchNormPolicy
 from kshot.learner import Criterion, mse_loss, named_loss
-from kshot.learners.linear_head import LinearHead, identity
+from kshot.learners.linear_head import LinearHead, identity, in_full_precision
 from kshot.types import Batch, check_support
 
 
@@ -40,7 +40,9 @@ class RidgeNet(LinearHead):
             return super().adapt(support)
         check_support(support)
         x = self.embed(support.x)
-        return (x.T @ self.solve(x @ x.T, support.y.reshape(len(x), -1))).reshape(x.shape[1], *support.y.shape[1:])
+        with in_full_precision(x):
+            solved = x.T @ self.solve(x @ x.T, support.y.reshape(len(x), -1))
+        return solved.reshape(x.shape[1], *support.y.shape[1:])
 
     def solve(self, kernel: Tensor, targets: Tensor) -> Tensor:
         solved: Tensor = torch.linalg.solve(kernel + self.log_penalty.exp() * identity(kernel), targets)

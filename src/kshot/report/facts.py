@@ -71,7 +71,7 @@ class Facts:
             group, _, key = name.partition(".")
             if not key:
                 group, key = "recipe", name
-            if name != "about":
+            if name != "about" and group != "paper":  # which have places of their own
                 groups.setdefault(group, {})[key] = value
         return {group: _together(rows) for group, rows in groups.items()}
 

@@ -73,6 +73,15 @@ td { overflow-wrap: anywhere; }
 .records td, .records th { width: auto; color: var(--ink); white-space: nowrap; padding-right: .7rem; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 2rem 2.75rem; }
 .columns > * { min-width: 0; }
+.checked h3 { font: 600 1rem/1.5 var(--serif); margin: 0 0 .3rem; }
+.checked ul { list-style: none; margin: 0 0 1.6rem; padding: 0; font: .875rem/1.5 var(--sans); }
+.checked li { padding: .2rem 0 .2rem 1.4rem; position: relative; }
+.checked li::before { content: "✓"; position: absolute; left: 0; color: var(--accent); }
+.checked li.less::before { content: "!"; font-weight: 700; left: .25rem; }
+.beside { width: auto; min-width: min(100%, 38rem); margin-bottom: .5rem; }
+.beside td, .beside th { width: auto; white-space: nowrap; padding-right: 1.6rem; }
+.scroll + .scroll { margin-top: 1.6rem; }
+.note { font-size: .9375rem; color: var(--muted); }
 pre { font: .84375rem/1.6 var(--mono); margin: 0 0 1.1rem; padding: .85rem 1rem; overflow-x: auto;
   border: 1px solid var(--rule); border-radius: 4px; }
 code { font-family: var(--mono); font-size: .9em; }

@@ -17,6 +17,7 @@ from kshot.report.facts import Reference, read_facts
 from kshot.report.going_on import going_on
 from kshot.report.look import CSS
 from kshot.report.picture import picture
+from kshot.report.rests_on import rests_on
 from kshot.report.sections import Report, adaptation, headline, learner_name, tables, training
 from kshot.report.showing import episode_section
 from kshot.report.trajectories import draw_trajectories
@@ -71,7 +72,7 @@ def write_report(
 
 
 def _page(r: Report) -> str:
-    body = headline(r) + episode_section(r) + training(r) + adaptation(r) + tables(r) + going_on(r)
+    body = headline(r) + episode_section(r) + training(r) + adaptation(r) + rests_on(r) + tables(r) + going_on(r)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
