@@ -34,6 +34,7 @@ bench: .venv-bench/installed
 	$(ONE_THREAD) .venv-bench/bin/python benchmarks/sinusoid_learners.py
 	$(ONE_THREAD) .venv-bench/bin/python benchmarks/strategy.py
 	$(ONE_THREAD) .venv-bench/bin/python benchmarks/intents.py
+	$(ONE_THREAD) .venv-bench/bin/python benchmarks/parkinsons.py
 	$(MAKE) tables
 
 tables: .venv/installed

@@ -128,6 +128,12 @@ def navigation(r: Result) -> str:
     return table(heads, rows) + source(r)
 
 
+def parkinsons(r: Result) -> str:
+    shown = {(x["learner"].partition(",")[0], x["day"]): f"{x['mse']:.2f} ± {x['interval']:.2f}" for x in r["rows"]}
+    rows = [(name, shown[name, True], shown[name, False]) for name in dict.fromkeys(name for name, _ in shown)]
+    return table(("squared error", "with the day", "from the voice alone"), rows) + source(r)
+
+
 def intents(r: Result) -> str:
     rows = [
         (
@@ -280,6 +286,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "strategy": strategy,
     "navigation": navigation,
     "intents": intents,
+    "parkinsons": parkinsons,
     "meta-gradients": meta_gradients,
     "meta-step": meta_step,
     "meta-step: all": meta_step_ways,

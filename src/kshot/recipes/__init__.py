@@ -108,6 +108,10 @@ class Recipe:
             chosen = {"split": split, **chosen}
         return construct(table, chosen, "tasks")
 
+    def validation(self) -> Any:
+        """The tasks to choose the best learner by; None where [tasks] says val = false, for those who train on those too."""
+        return None if self.settings["tasks"].get("val") is False else self.tasks("val")
+
     def _tasks(self, split: str) -> dict[str, Any]:
         section = self.settings["tasks"]
         if not isinstance(section.get(split, {}), Mapping):

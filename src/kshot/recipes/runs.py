@@ -27,7 +27,7 @@ def train(recipe: Recipe, folder: Path, *, tensorboard: bool = False) -> Done:
     """Train the recipe's learner into the folder, or go on there. Several processes call it alike; the first one writes."""
     with process_group() as ranks:
         start = time.perf_counter()
-        learner, tasks, val = recipe.learner(), recipe.tasks("train"), recipe.tasks("val")
+        learner, tasks, val = recipe.learner(), recipe.tasks("train"), recipe.validation()
         text = to_toml(recipe.settings)
         if ranks.first and not (folder / checkpoint.LAST).is_file():
             atomic.write(folder / RECIPE, text)

@@ -7,12 +7,14 @@ from kshot.tasks.datasets import from_dataset
 from kshot.tasks.episodes import Episodes
 from kshot.tasks.files import from_csv, from_jsonl
 from kshot.tasks.glyphs import Glyphs, draw_glyphs
+from kshot.tasks.groups import Groups
 from kshot.tasks.images import from_folder
 from kshot.tasks.intents import Intents
 from kshot.tasks.labelled import Labelled
 from kshot.tasks.linear import LinearRegressions
 from kshot.tasks.omniglot import Omniglot, omniglot
 from kshot.tasks.own import Own
+from kshot.tasks.parkinsons import Parkinsons
 from kshot.tasks.sinusoids import Sinusoids
 from kshot.tasks.texts import hash_texts
 from kshot.tasks.transforms import from_transforms
@@ -23,6 +25,7 @@ SOURCES: dict[str, Callable[..., Any]] = {
     "linear": LinearRegressions,
     "omniglot": Omniglot,
     "own": Own,
+    "parkinsons": Parkinsons,
     "sinusoids": Sinusoids,
 }
 
@@ -30,10 +33,12 @@ __all__ = [
     "SOURCES",
     "Episodes",
     "Glyphs",
+    "Groups",
     "Intents",
     "Labelled",
     "LinearRegressions",
     "Omniglot",
+    "Parkinsons",
     "Sinusoids",
     "draw_glyphs",
     "from_csv",

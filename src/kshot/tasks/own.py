@@ -26,6 +26,7 @@ def Own(
     split_seed: int = 0,
     small_classes: Literal["error", "skip"] = "error",
     shuffle: bool = False,
+    warp: float = 0.0,
     size: int | None = None,
     channels: int | None = None,
     invert: Invert | None = None,
@@ -51,4 +52,4 @@ def Own(
             f"{place} cannot be read with {reading} ({error}): leave out what kshot.tasks.{reader.__name__} does not take"
         ) from error
     part = data.split(*shares, seed=split_seed)[names.index(split)]
-    return Episodes(part, ways, shots, queries, small_classes=small_classes, shuffle=shuffle)
+    return Episodes(part, ways, shots, queries, small_classes=small_classes, shuffle=shuffle, warp=warp)

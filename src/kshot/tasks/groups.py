@@ -1,0 +1,105 @@
+"""Regression with one task a group: a patient, a device, a customer, each with examples of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from kshot.tasks.episodes import distinct
+from kshot.tasks.labelled import Labelled
+from kshot.types import Batch, InputError, Task
+
+
+class Groups:
+    """k examples of one group to learn from, others of the same group to be judged on.
+
+    x: [M, *features]; y: values [M] or [M, targets]; groups: which group each row is of, [M], of any hashable kind.
+    shots, queries: examples of a task. small_groups: 'error', or 'skip' to leave out the groups that have too few.
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any,
+        groups: Sequence[Any] | Tensor,
+        shots: int = 10,
+        queries: int = 15,
+        *,
+        small_groups: Literal["error", "skip"] = "error",
+    ) -> None:
+        for name, value in (("shots", shots), ("queries", queries)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InputError(f"{name}={value!r}: give a whole number of at least 1")
+        if small_groups not in ("error", "skip"):
+            raise InputError(f"small_groups={small_groups!r} is not known: choose 'error' or 'skip'")
+        self.data = Labelled.of(x, groups)
+        self.y = _values(y, len(self.data.storage))
+        self.shots, self.queries, self.small_groups = shots, queries, small_groups
+        self._drop_small_groups()
+
+    @property
+    def identities(self) -> frozenset[str]:
+        """Of the groups: one that was trained on is no test."""
+        return self.data.identities
+
+    def fingerprints(self) -> list[tuple[str, frozenset[bytes]]]:
+        return self.data.fingerprints()
+
+    def examples(self) -> Tensor:
+        """All examples of all its groups, [M, *features]."""
+        return self.data.storage.read(torch.cat([self.data.rows(g) for g in range(len(self.data))]))
+
+    def only(self, groups: Sequence[Any]) -> Groups:
+        """Tasks of these groups alone, by their labels."""
+        chosen = self.data.only([str(group) for group in groups])
+        return self._of(chosen, self.shots)
+
+    def split(self, *shares: float, seed: int = 0) -> tuple[Groups, ...]:
+        """Disjoint sets of groups, at random: split(0.8, 0.1, 0.1)."""
+        return tuple(self._of(part, self.shots) for part in self.data.split(*shares, seed=seed))
+
+    def with_shots(self, shots: int) -> Groups:
+        """The same groups with another number of examples to learn from; an error where one has too few."""
+        return self._of(self.data, shots)
+
+    def sample(self, n: int, generator: torch.Generator) -> Task:
+        group = torch.randint(len(self.data), (n,), generator=generator)
+        within = distinct(self.data.count[group], self.shots + self.queries, generator)
+        rows = self.data.order[self.data.start[group].unsqueeze(1) + within]  # [n, shots + queries]
+
+        def batch(rows: Tensor) -> Batch:
+            return Batch(self.data.storage.read(rows), self.y[rows])
+
+        return Task(batch(rows[:, : self.shots]), batch(rows[:, self.shots :]))
+
+    def _of(self, data: Labelled, shots: int) -> Groups:
+        made = object.__new__(Groups)
+        made.data, made.y = data, self.y
+        made.shots, made.queries, made.small_groups = shots, self.queries, "error"
+        made._drop_small_groups()
+        return made
+
+    def _drop_small_groups(self) -> None:
+        needed = self.shots + self.queries
+        large = (self.data.count >= needed).nonzero().flatten().tolist()
+        if len(large) < len(self.data):
+            g = int((self.data.count < needed).nonzero()[0])
+            if self.small_groups == "error" or not large:
+                raise InputError(
+                    f"group {self.data.names[g]!r} has {int(self.data.count[g])} examples; {self.shots} shots + {self.queries} "
+                    f"queries need {needed}: lower one, or leave the group out (small_groups='skip')"
+                )
+            self.data = self.data.only(large)
+
+
+def _values(y: Any, rows: int) -> Tensor:
+    values = torch.as_tensor(y)
+    values = values if values.is_floating_point() and isinstance(y, Tensor) else values.to(torch.get_default_dtype())
+    if len(values) != rows:
+        raise InputError(f"{rows} examples came with {len(values)} values: give one value an example")
+    if not bool(torch.isfinite(values).all()):
+        raise InputError("some values of y are NaN or infinite: clean or drop those rows")
+    return values.reshape(rows, -1)
