@@ -16,6 +16,7 @@ from typing import Any
 
 from kshot import atomic, recipes
 from kshot.evidence import Kept, reached, read_all
+from kshot.evidence.kept import settings_of
 from kshot.recipes.paper import Row
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -278,6 +279,8 @@ def sampling(r: Result) -> str:
     return table(("queries a class", "tasks at once", "tasks a second"), rows) + source(r)
 
 
+SOME_STEPS, SOME_SHOTS = (0, 1, 5, 20), (1, 2, 5, 10, 15)
+
 TABLES: dict[str, Callable[[Result], str]] = {
     "glyph-learners": glyph_learners,
     "glyphs-to-omniglot": glyphs_to_omniglot,
@@ -313,8 +316,15 @@ def omniglot(kept: dict[str, Kept]) -> str:
         of = {row.name: row for row in kept[name].paper.rows}
         cells = [beside_paper(of[column], kept[name]) if column in of else "" for column in columns]
         seeds, minutes = len(kept[name].seeds), kept[name].minutes
+        older = " (older settings)" if kept[name].settings != settings_of(recipes.read(name)) else ""
         rows.append(
-            (f"`{name}`", *cells, f"{seeds} of {paper.seeds}", f"{minutes:.0f}" if minutes else "–", paper.source)
+            (
+                f"`{name}`{older}",
+                *cells,
+                f"{seeds} of {paper.seeds}",
+                f"{minutes:.0f}" if minutes else "–",
+                paper.source,
+            )
         )
     note = "\n\n± over test tasks; of several seeds the mean, and their standard deviation after ‖. \\* transductive."
     note += " ✗ misses the target that we set."
@@ -327,11 +337,10 @@ def beside_paper(row: Row, kept: Kept) -> str:
     ours = kept.ours(row.name)
     if ours is None:
         return ""
-    spread = f" ‖ {ours.spread:.2f}" if ours.spread is not None else ""
     star = " \\*" if ours.transductive else ""
     missed = " ✗" if reached(row, ours) is False else ""
     published = "–" if row.published is None else f"{row.published:g}"
-    return f"{ours.mean:.2f} ± {ours.interval:.2f}{spread}{star}{missed} / {published}"
+    return f"{ours}{star}{missed} / {published}"
 
 
 COLLECTED: dict[str, Callable[[dict[str, Kept]], str]] = {"omniglot": omniglot}
@@ -380,10 +389,70 @@ def picture_of_meta_step(r: Result) -> bytes:
     return png(draw, 7.0, 0.36 * len(rows) + 1.0)
 
 
+def learning_speed(r: Result) -> str:
+    def at(points: list[dict[str, float]], where: int) -> str:
+        found = next((p for p in points if p["at"] == where), None)
+        return f"{100 * found['accuracy']:.1f}" if found else ""
+
+    rows = [
+        (x["learner"], x["family"], *(at(x["steps"], s) for s in SOME_STEPS), *(at(x["shots"], k) for k in SOME_SHOTS))
+        for x in sorted(r["rows"], key=lambda x: -x["shots"][0]["accuracy"])
+    ]
+    heads = ("learner", "family", *(counted(s) for s in SOME_STEPS), *(f"{k} shot{'s' * (k > 1)}" for k in SOME_SHOTS))
+    return table(heads, rows) + source(r)
+
+
+def picture_of_learning_speed(r: Result) -> bytes:
+    """Accuracy against steps and against examples, a line a learner; families by their colour, names at the lines' ends."""
+    from kshot.report.canvas import ACCENT, INK, MUTED, name_axes, png
+
+    colours = {"gradient": ACCENT, "metric": INK}
+
+    def draw(figure: Any) -> None:
+        for left, key, x in (
+            (0.06, "steps", "adaptation steps, from one example a class"),
+            (0.55, "shots", "examples a class"),
+        ):
+            ax = figure.add_axes((left, 0.13, 0.33, 0.76))
+            name_axes(ax, x, "accuracy, %")
+            ends = []
+            for row in r["rows"]:
+                if len(row[key]) < 2:
+                    continue
+                colour = colours.get(row["family"], MUTED)
+                at, mean = [p["at"] for p in row[key]], [100 * p["accuracy"] for p in row[key]]
+                half = [100 * p["interval"] for p in row[key]]
+                low, high = ([m + sign * h for m, h in zip(mean, half, strict=True)] for sign in (-1, 1))
+                ax.fill_between(at, low, high, color=colour, alpha=0.12, linewidth=0)
+                ax.plot(
+                    at, mean, color=colour, linewidth=1.4, linestyle="-" if row["family"] in colours else (0, (4, 2))
+                )
+                ends.append((mean[-1], row["learner"], colour, at[-1]))
+            spread_labels(ax, ends)
+            if key == "shots":
+                ax.set_xticks(SOME_SHOTS)
+
+    return png(draw, 9.6, 4.6)
+
+
+def spread_labels(ax: Any, ends: list[tuple[float, str, str, float]]) -> None:
+    """Names at the right, in the order of the lines' ends, far enough apart to be read."""
+    low, high = ax.get_ylim()
+    gap, last = (high - low) / 24, float("inf")
+    for y, name, colour, x in sorted(ends, reverse=True):
+        place = min(y, last - gap)
+        ax.annotate(
+            name, (x, y), (x + 0.03 * x + 0.2, place), fontsize=7.5, color=colour, va="center", annotation_clip=False
+        )
+        last = place
+
+
 def main() -> None:
     if "--check" not in sys.argv:
         result = json.loads((ROOT / "results" / "meta-step.json").read_text())
         atomic.write(ROOT / "docs" / "meta-step.png", picture_of_meta_step(result))
+        if (speed := ROOT / "results" / "learning-speed.json").is_file():
+            atomic.write(ROOT / "docs" / "learning-speed.png", picture_of_learning_speed(json.loads(speed.read_text())))
     for page in PAGES:
         before = page.read_text()
         after = filled(before)

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import kshot
 from kshot import Batch, InputError, MetaLearner, Task, recipes
-from kshot.audit import ENOUGH
-from kshot.models import MLP
-from kshot.tasks import Episodes
+from kshot.audit import ENOUGH, OWN
+from kshot.models import MLP, GaussianPolicy
+from kshot.tasks import Episodes, Sinusoids, from_transforms
 from kshot.tasks.labelled import Labelled
+from kshot.tasks.transforms import KShots, NWays, RemapLabels
 
 QUICK: dict[str, Any] = {"steps": 1, "meta_batch": 2, "progress": False, "vectorize": "loop"}
 
@@ -109,11 +111,38 @@ class Source:
 def test_an_example_in_both_halves() -> None:
     spoiled = Overlapping(labelled(drawings(6)), ways=3, shots=2, queries=2)
     for use in (lambda: kshot.fit(protonet(), spoiled, **QUICK), lambda: evaluate(protonet(), spoiled)):
-        with pytest.raises(InputError, match=r"in 20 of 20 tasks an example is in both"):
+        with pytest.raises(InputError, match=r"17 % of the query examples are in the support too"):
             use()
-    with pytest.raises(InputError, match=r"in 20 of 20 tasks an example is in both"):
-        evaluate(protonet(), Source(lambda s, q: (s, torch.cat([s[:, :1], q[:, 1:]], 1))))
+    one_of_four = Source(lambda s, q: (s, torch.cat([s[:, :1], q[:, 1:]], 1)))
+    with pytest.raises(InputError, match=r"25 % of the query examples are in the support too"):
+        evaluate(protonet(), one_of_four)
+    one_of_four.halves_overlap = True  # type: ignore[attr-defined]
+    evaluate(protonet(), one_of_four)
     evaluate(protonet(), Source(lambda s, q: (s, q)))
+
+
+def test_duplicates_in_the_data_are_said_and_not_refused() -> None:
+    """One in twenty examples is blank, so that nearly every task has one on both sides."""
+
+    def blank(s: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+        s, q = s.clone(), q.clone()
+        s[:, 0], q[::5, 0] = 0, 0
+        return s, q
+
+    found = evaluate(protonet(), Source(blank))
+    assert "5.0 % of the query examples look like one of the support" in " ".join(found.audit)
+
+
+def test_examples_without_features_of_their_own() -> None:
+    """x is [S], such as the number of a word."""
+
+    class Words:
+        def sample(self, n: int, generator: torch.Generator) -> Task:
+            x = torch.randint(1000, (n, 8), generator=generator)
+            y = torch.tensor([0, 0, 1, 1]).repeat(n, 1)
+            return Task(Batch(x[:, :4], y, 2), Batch(x[:, 4:], y, 2))
+
+    evaluate(kshot.ProtoNet(torch.nn.Embedding(1000, 4)), Words())
 
 
 def test_regression_on_a_grid_of_inputs_shares_no_example() -> None:
@@ -141,6 +170,9 @@ def test_an_evaluation_without_a_seed() -> None:
     for seed in (None, 0.5, "today"):
         with pytest.raises(InputError, match="cannot be repeated"):
             evaluate(protonet(), episodes(drawings(6)), seed=seed)
+        with pytest.raises(InputError, match="cannot be repeated"):
+            kshot.rl.evaluate(kshot.PolicyMAML(GaussianPolicy(2, 2, (4,))), kshot.rl.Navigation(), 2, seed)  # type: ignore[arg-type]
+    assert evaluate(protonet(), episodes(drawings(6)), seed=np.int64(3)).seed == 3
 
 
 # Order.
@@ -195,9 +227,56 @@ def test_a_class_that_always_has_the_same_label() -> None:
         def choose_classes(self, n: int, ways: int, generator: torch.Generator) -> Tensor:
             return torch.arange(ways).repeat(n, 1)
 
-    with pytest.raises(InputError, match="every class has the same label in all tasks"):
+    with pytest.raises(InputError, match=r"the same label in 100 % of the pairs of tasks .* chance gives 33 %"):
         kshot.fit(protonet(), Fixed(labelled(drawings(6)), ways=3, shots=2, queries=2), **QUICK)
     kshot.fit(protonet(), Episodes(labelled(drawings(3)), ways=3, shots=2, queries=2), **QUICK)  # numbered anew
+
+
+def test_a_class_whose_label_can_be_guessed() -> None:
+    """Numbered in order, an early class is nearly always 0."""
+
+    class Sorted(Episodes):
+        def choose_classes(self, n: int, ways: int, generator: torch.Generator) -> Tensor:
+            return super().choose_classes(n, ways, generator).sort(1).values
+
+    data = labelled(drawings(40))
+    for use in (kshot.fit, evaluate):
+        with pytest.raises(InputError, match="number the classes of each task anew"):
+            use(protonet(), Sorted(data, ways=3, shots=2, queries=2), **(QUICK if use is kshot.fit else {}))  # type: ignore[operator]
+    asked_for = from_transforms(data, [NWays(3), KShots(2, queries=2), RemapLabels(shuffle=False)])
+    assert "in their order, as the source was told" in " ".join(evaluate(protonet(), asked_for).audit)
+
+
+# Validation and test tasks.
+
+
+def test_no_task_of_an_evaluation_is_one_of_training_or_validation() -> None:
+    """Without classes nothing but the generators keeps them apart; all seeds are 0, as by default, and all batches alike."""
+
+    class Spy(Sinusoids):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drawn_from: set[int] = set()
+
+        def sample(self, n: int, generator: torch.Generator) -> Task:
+            self.drawn_from.add(generator.initial_seed())
+            return super().sample(n, generator)
+
+    train, validate, test = Spy(), Spy(), Spy()
+    learner = kshot.MAML(MLP(1, (4,), 1), loss="mse")
+    settings = {"meta_batch": 20, "progress": False, "validate_episodes": 40, "vectorize": "vmap", "compile": False}
+    kshot.fit(learner, train, validate=validate, steps=4, **settings)  # type: ignore[arg-type]
+    for seed in (0, 1):
+        kshot.evaluate(learner, test, 80, seed, audited=True)
+    looked_at = {
+        kshot.seeded(0, *place).initial_seed() for place in ((0,), (1, OWN), (2, OWN))
+    }  # by the auditor, before
+    steps = {kshot.seeded(0, step).initial_seed() for step in range(4)}
+    assert train.drawn_from == steps | looked_at
+    assert len(validate.drawn_from - looked_at) == 2
+    assert not (validate.drawn_from - looked_at) & steps
+    assert len(test.drawn_from) == 8
+    assert not test.drawn_from & (train.drawn_from | validate.drawn_from)
 
 
 # Few tasks.
@@ -224,7 +303,7 @@ def test_what_was_checked_is_said_in_the_evaluation_and_the_run(tmp_path: Any) -
     )
     said = " ".join(evaluate(learner, episodes(drawings(7, seed=2), "c")).audit)
     for sentence in (
-        "none of the 7 classes is among the 6 of training",
+        "none of the 7 classes is among the 6 of training, by name or by content",
         "seed 0 gives the same tasks again",
         "support and query share no example",
         "all predictions stay the same when support and query are shuffled",

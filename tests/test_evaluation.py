@@ -188,6 +188,13 @@ def test_a_paired_difference_by_hand() -> None:
     assert "no difference is shown" in str(kshot.compare(one, one))
 
 
+def test_evaluations_of_other_values_of_the_same_inputs_are_not_paired() -> None:
+    learner = kshot.MAML(MLP(1, (4,), 1), loss=mse_loss, rule=SGD(0.001))
+    low, high = (kshot.evaluate(learner, Sinusoids(amplitude=a), 20, curves=False) for a in ((0.1, 5.0), (5.0, 10.0)))
+    with pytest.raises(InputError, match="the tasks are others"):
+        kshot.compare(low, high)
+
+
 @pytest.mark.parametrize(
     ("episodes", "seed", "shots", "why"),
     [(20, 0, 1, "episodes is"), (30, 1, 1, "seed is"), (30, 0, 2, "the tasks are others")],

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import kshot
@@ -51,8 +54,13 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kshot.cli.evidence.out", Console(width=200))
+
+
 def command(place: Path, *words: str, code: int = 0) -> str:
-    found = CliRunner().invoke(app, list(words), env={"COLUMNS": "200"})
+    found = CliRunner().invoke(app, list(words))
     assert found.exit_code == code, found.output
     return " ".join(found.output.split())
 
@@ -83,10 +91,19 @@ def test_every_seed_is_trained_measured_and_kept(place: Path) -> None:
     assert ours.spread > 0
     assert reached(rows[0], ours) is True
     assert reached(rows[1], kept.ours(rows[1].name)) is False
-    assert kept.versions["torch"]
+    assert kept.seeds[0].versions["torch"]
     assert "0.5 ± 0.1" in said
     assert "100 ✓" in said
     assert "0.001 ✗" in said
+
+
+def read_kept_from(content: bytes) -> Any:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "moment.json"
+        path.write_bytes(content)
+        return read_kept(path).seeds[0].figures
 
 
 def test_what_was_measured_is_not_trained_again_unless_the_settings_changed(place: Path) -> None:
@@ -94,9 +111,24 @@ def test_what_was_measured_is_not_trained_again_unless_the_settings_changed(plac
     before = (place / "results" / "moment.json").read_bytes()
     assert "seed 0: measured on" in reproduce(place, "--seed", "0")
     assert (place / "results" / "moment.json").read_bytes() == before
+    # A figure that means something else is measured again, of the run as it is; a target is only written.
+    (place / "moment.toml").write_text(RECIPE.replace('"one step", pub', '"one step", test = { shots = 20 }, pub'))
+    assert "seed 0: one step" in reproduce(place, "--seed", "0")
+    now = read_kept(place / "results" / "moment.json").seeds[0].figures
+    was = read_kept_from(before)
+    assert now["one step"] != was["one step"]
+    assert now["three steps, 10 points"].mean == was["three steps, 10 points"].mean
+    (place / "moment.toml").write_text(RECIPE)
+    reproduce(place, "--seed", "0")
+    (place / "moment.toml").write_text(RECIPE.replace("target = 100.0", "target = 4.0"))
+    assert "✗" in reproduce(place, "--seed", "0")
+    (place / "moment.toml").write_text(RECIPE)
+    reproduce(place, "--seed", "0")
+    before = (place / "results" / "moment.json").read_bytes()
     (place / "moment.toml").write_text(RECIPE.replace("lr = 0.01", "lr = 0.02"))
     said = reproduce(place, "--seed", "0", code=2)
     assert "measured with other settings" in said
+    assert "with other settings than the recipe's" in reproduce(place, "--again", code=2)
     assert "holds a run with other settings" in said  # and the run folder is not written over
     assert (place / "results" / "moment.json").read_bytes() == before
 
@@ -123,6 +155,7 @@ def test_the_list_shows_what_is_to_be_done_and_what_was(place: Path) -> None:
     reproduce(place, "--seed", "1")
     said = command(place, "reproduce", "--list", "--results", str(place / "results"))
     assert "1 of 2" in said
+    assert all(name in said for name in recipes.names() if recipes.read(name).paper is not None)
     assert list(read_all(place / "results")) == ["moment"]
 
 
@@ -155,6 +188,30 @@ def test_a_paper_section_that_is_wrong(change: dict[str, Any], said: str) -> Non
         read_paper({"source": "Nobody 1999", "rows": [{"name": "a"}]})
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("eval_steps", "eval_stepz"), "no setting 'eval_stepz'"),
+        (("test = { shots = 10 }", "test = { shotz = 10 }"), "no setting 'shotz'"),
+    ],
+)
+def test_a_row_that_cannot_be_measured_is_found_before_the_training(
+    place: Path, change: tuple[str, str], said: str
+) -> None:
+    (place / "moment.toml").write_text(RECIPE.replace(*change))
+    assert said in reproduce(place, code=2)
+    assert not (place / "runs").exists()
+
+
+def test_two_ranks_train_both_seeds_and_one_writes(place: Path) -> None:
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "kshot", "reproduce"]
+    words += [str(place / "moment.toml"), "--runs", str(place / "runs"), "--results", str(place / "results")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("seed 1: one step") == 1
+    assert [seed.seed for seed in read_kept(place / "results" / "moment.json").seeds] == [0, 1]
+
+
 def test_a_target_is_reached_as_it_is_shown() -> None:
     """To the two places of the tables, no more."""
     from kshot.evidence.kept import Ours
@@ -170,6 +227,22 @@ def test_a_target_is_reached_as_it_is_shown() -> None:
     assert reached(Row("x"), ours(1.0)) is None
 
 
+def test_a_learner_that_diverges_is_kept_as_such(place: Path) -> None:
+    (place / "moment.toml").write_text(
+        RECIPE.replace("eval_steps = 3", "eval_steps = 400").replace("lr = 0.01", "lr = 0.5")
+    )
+    reproduce(place)
+    text = (place / "results" / "moment.json").read_text()
+    json.loads(text, parse_constant=pytest.fail)  # NaN is no JSON
+    kept = read_kept(place / "results" / "moment.json")
+    ours = kept.ours("three steps, 10 points")
+    assert ours is not None
+    assert not ours.mean < 1e6
+    assert ours.spread is None
+    assert reached(kept.paper.rows[1], ours) is False
+    assert "as recorded" in reproduce(place, "--again")
+
+
 def test_runs_are_compared_on_the_same_tasks(place: Path) -> None:
     reproduce(place)
     a, b = (str(place / "runs" / f"moment-seed{seed}") for seed in (0, 1))
@@ -179,6 +252,10 @@ def test_runs_are_compared_on_the_same_tasks(place: Path) -> None:
     assert f"{sum(gaps) / 60:+.3g}" in said
     assert "no difference shown" in said  # of the run with itself
     assert "the same 60 test tasks for all" in said
+    assert "would change how the run was trained" in command(
+        place, "compare", a, b, "--set", "learner.eval_steps=5", code=2
+    )
+    assert "fewer than the 600 of papers" in said
     assert "at least two" in command(place, "compare", a, code=2)
     assert "is not the folder of a run" in command(place, "compare", str(place), a, code=2)
 

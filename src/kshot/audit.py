@@ -5,6 +5,8 @@ Each check refuses with what is wrong, or says in a sentence what was found: tho
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from statistics import fmean
 from typing import Any
@@ -19,9 +21,11 @@ from kshot.types import Batch, InputError, Task, TaskSource, check_task, draw, i
 
 ENOUGH = 600  # tasks: what papers average over
 LOOKED_AT = 20  # tasks whose examples are compared
+PLANNED = 400  # tasks whose classes are
 SHUFFLED = 4  # tasks that are predicted again in another order
 OWN = 0xA0D1  # apart from the tasks of any step
-HALF = 0.5  # of a class's examples, or of the tasks: more than chance duplicates in real data
+HALF = 0.5  # of a class's examples: more than chance duplicates in real data
+DUPLICATES = 0.1  # of the query examples of a source whose rows are not known
 
 
 def before_training(tasks: TaskSource, validate: TaskSource | None, learner: MetaLearner, seed: int) -> list[str]:
@@ -30,8 +34,14 @@ def before_training(tasks: TaskSource, validate: TaskSource | None, learner: Met
         "training tasks", _repeatable(tasks, seed), _halves_apart(tasks, seed), _labels_are_drawn(tasks, seed)
     )
     if validate is not None:
-        found += _said("validation tasks", _repeatable(validate, seed), _halves_apart(validate, seed))
-        both = overlap(identities(tasks), identities(validate)) or _same_examples(tasks, validate)
+        found += _said(
+            "validation tasks",
+            _repeatable(validate, seed),
+            _halves_apart(validate, seed),
+            _labels_are_drawn(validate, seed),
+        )
+        both = overlap(identities(tasks), identities(validate))
+        both = both or _same_examples(tasks, validate) or _same_examples(validate, tasks)
         if both:
             raise InputError(
                 f"{_counted(both)} in both the training and the validation tasks{_such_as(both)}: split by class, for "
@@ -39,7 +49,7 @@ def before_training(tasks: TaskSource, validate: TaskSource | None, learner: Met
             )
         refuse_seen(learner, validate)
         if identities(validate):
-            found += ["no class is in both the training and the validation tasks, by name or by content"]
+            found += [f"no class is in both the training and the validation tasks, {_by(validate)}"]
     return found
 
 
@@ -47,12 +57,11 @@ def before_evaluation(
     learner: MetaLearner, tasks: TaskSource, seed: int, allow_seen: bool, device: torch.device
 ) -> list[str]:
     """Raise InputError unless the evaluation would be of new classes, repeatable, and of nothing but learning."""
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise InputError(f"seed={seed!r}: an evaluation that cannot be repeated shows little, give a whole number")
     found = [
         "classes that it was trained on are allowed" if allow_seen else refuse_seen(learner, tasks),
         _repeatable(tasks, seed),
         _halves_apart(tasks, seed),
+        _labels_are_drawn(tasks, seed),
         _order_does_not_tell(learner, draw(tasks, LOOKED_AT, seeded(seed, 0), slice(SHUFFLED)).to(device), seed),
     ]
     return [sentence for sentence in found if sentence]
@@ -71,18 +80,32 @@ def refuse_seen(learner: MetaLearner, tasks: TaskSource) -> str | None:
         )
     if not classes or not learner.seen:
         return None
-    return f"none of the {len(classes):,} classes is among the {len(learner.seen):,} of training, by name or by content"
+    return f"none of the {len(classes):,} classes is among the {len(learner.seen):,} of training, {_by(tasks)}"
+
+
+def check_seed(seed: object) -> None:
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise InputError(f"seed={seed!r}: an evaluation that cannot be repeated shows little, give a whole number")
+
+
+def _by(tasks: TaskSource) -> str:
+    """Numbers are no names."""
+    return "by name or by content" if any(_name(i) for i in identities(tasks)) else "by content (none has a name)"
+
+
+def _name(identity: str) -> str:
+    """Without the turn of its images: a character that was seen upright is hardly new when it is turned."""
+    return re.sub(r"/rot\d+$", "", identity.rpartition("#")[0])
 
 
 def overlap(some: Iterable[str], others: Iterable[str]) -> set[str]:
     """Of the others' identities, 'name#content', those that share a name or a content with some; '' is no name."""
     names, contents = set[str](), set[str]()
     for identity in some:
-        name, _, content = identity.rpartition("#")
-        names.add(name)
-        contents.add(content)
-    parts = ((identity, *identity.rpartition("#")) for identity in others)
-    return {identity for identity, name, _, content in parts if content in contents or (name and name in names)}
+        names.add(_name(identity))
+        contents.add(identity.rpartition("#")[2])
+    parts = ((identity, _name(identity), identity.rpartition("#")[2]) for identity in others)
+    return {identity for identity, name, content in parts if content in contents or (name and name in names)}
 
 
 def _same_examples(tasks: object, others: object) -> set[str]:
@@ -111,52 +134,66 @@ def _repeatable(tasks: TaskSource, seed: int) -> str | None:
 
 
 def _halves_apart(tasks: TaskSource, seed: int) -> str | None:
-    """Support and query share no example. Of Episodes the rows tell; of other sources only the content does."""
+    """Support and query share no example. Of Episodes the rows tell; of other sources only the content does.
+
+    A source whose tasks are meant to ask about the support too says halves_overlap = True.
+    """
+    if getattr(tasks, "halves_overlap", False):
+        return "support and query may share examples, as the source says"
     if isinstance(tasks, Episodes):
         plan = tasks.plan(LOOKED_AT, seeded(seed, 1, OWN))
-        shared = [_share_rows(s, q) for s, q in zip(plan.support, plan.query, strict=True)]
-        few = 0
+        shared = [float(torch.isin(q, s).float().mean()) for s, q in zip(plan.support, plan.query, strict=True)]
+        few = 0.0
     else:
         drawn = draw(tasks, LOOKED_AT, seeded(seed, 1, OWN))
-        shared = [bool(set(_digests(drawn[i].support)) & set(_digests(drawn[i].query))) for i in range(len(drawn))]
-        few = int(HALF * len(shared))
-    if sum(shared) > few:
+        shared = [_share_in(drawn[i].query, drawn[i].support) for i in range(len(drawn))]
+        few = DUPLICATES
+    if fmean(shared) > few:
         raise InputError(
-            f"in {sum(shared)} of {len(shared)} tasks an example is in both the support and the query, which tells its label: "
-            "draw the query from other examples of the class"
+            f"{100 * fmean(shared):.0f} % of the query examples are in the support too, which tells their labels: draw the query "
+            "from other examples of the class, or say by halves_overlap = True of the source that this is meant"
         )
-    return f"support and query share no example, looked for in {len(shared)} tasks" if not any(shared) else None
+    if not any(shared):
+        return f"support and query share no example, looked for in {len(shared)} tasks"
+    return (
+        f"{100 * fmean(shared):.1f} % of the query examples look like one of the support, as duplicates in the data do"
+    )
 
 
-def _share_rows(support: Tensor, query: Tensor) -> bool:
-    return bool(torch.isin(support, query).any())
+def _share_in(query: Batch, support: Batch) -> float:
+    known, asked = set(_digests(support)), list(_digests(query))
+    return sum(digest in known for digest in asked) / len(asked)
 
 
 def _digests(batch: Batch) -> Iterator[bytes]:
     """One for each example: of its values; in regression with the target, for grids of inputs are shared by all."""
-    x = batch.x.flatten(1)
+    x = batch.x.reshape(len(batch), -1)
     if batch.ways is None:
         x = torch.cat([x.double(), batch.y.reshape(len(x), -1).double()], 1)
     return digests(x)
 
 
 def _labels_are_drawn(tasks: TaskSource, seed: int) -> str | None:
-    """A class that gets one label in every task could be remembered, and nothing would be learned from the support."""
-    if not isinstance(tasks, Episodes):
+    """A class whose label can be guessed could be remembered, and nothing would be learned from the support."""
+    if isinstance(tasks, Episodes):
+        classes: Tensor | None = tasks.plan(PLANNED, seeded(seed, 2, OWN)).classes
+    else:
+        classes = draw(tasks, LOOKED_AT, seeded(seed, 2, OWN)).classes
+    if classes is None:
         return None
-    classes: Tensor = tasks.plan(200, seeded(seed, 2, OWN)).classes
-    labels: dict[int, set[int]] = {}
-    again = 0
-    for row in classes.tolist():
-        for label, c in enumerate(row):
-            again += c in labels
-            labels.setdefault(c, set()).add(label)
-    if again < 100:  # too seldom to tell
+    if getattr(tasks, "ordered", False):
+        return "the classes of each task are numbered in their order, as the source was told"
+    ways, seen = classes.shape[1], Counter[int](classes.flatten().tolist())
+    labelled = Counter((c, label) for row in classes.tolist() for label, c in enumerate(row))
+    pairs, same = (sum(n * (n - 1) / 2 for n in found.values()) for found in (seen, labelled))
+    if pairs < 50:  # too seldom to tell
         return None
-    if all(len(found) == 1 for found in labels.values()):
+    chance = 1 / ways
+    if same / pairs > chance + 5 * (chance * (1 - chance) / pairs) ** 0.5:
         raise InputError(
-            "every class has the same label in all tasks, so that a learner can remember classes where it should learn from the "
-            "support: number the classes of each task anew (kshot.tasks.Episodes does)"
+            f"a class has the same label in {100 * same / pairs:.0f} % of the pairs of tasks that hold it, where chance gives "
+            f"{100 * chance:.0f} %, so that a learner can remember classes where it should learn from the support: number the "
+            "classes of each task anew (kshot.tasks.Episodes does)"
         )
     return "the classes of each task are numbered anew"
 

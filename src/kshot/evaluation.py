@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import operator
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -12,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kshot.audit import ENOUGH, before_evaluation
+from kshot.audit import ENOUGH, before_evaluation, check_seed
 from kshot.learner import MetaLearner, check_learner
-from kshot.tasks.labelled import digests
 from kshot.types import Batch, InputError, Task, TaskSource, check_task, draw, seeded
 from kshot.vectorize import Way, choose, pieces
 
+TESTED = 0x7E57
 TASKS_AT_ONCE = 20  # part of the protocol: the tasks of an evaluation depend on its seed alone
 SHOTS = (1, 2, 3, 5, 10, 20)
 HIGHER_IS_BETTER = ("accuracy", "return")  # of the metrics; of others lower is
@@ -113,7 +115,7 @@ def compare(one: Evaluation, other: Evaluation) -> Difference:
     """
     for name in ("metric", "episodes", "seed", "tasks"):
         a, b = getattr(one, name), getattr(other, name)
-        if a != b:
+        if a != b or a == "":
             what = "the tasks are others" if name == "tasks" else f"{name} is {a!r} and {b!r}"
             raise InputError(
                 f"these evaluations cannot be paired, {what}: evaluate both on the same tasks, with the same seed"
@@ -133,6 +135,7 @@ def evaluate(
     curve_steps: int | None = None,
     curve_episodes: int = 100,
     allow_seen: bool = False,
+    audited: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure on fresh tasks. Nothing is trained, and the same seed gives the same tasks to any learner.
@@ -143,9 +146,12 @@ def evaluate(
     curves: also the metric after 0…curve_steps steps (for learners that learn in steps; 10, or all that it takes) and
     against shots (for sources that can be asked for them), each over `curve_episodes` tasks.
     allow_seen: permit classes that the learner was trained on.
+    audited: whether all that was looked at before, as `fit` does for its validations.
     progress: called with (tasks done, tasks in all).
     """
     check_learner(learner)
+    check_seed(seed)
+    seed = operator.index(seed)
     if not isinstance(episodes, int) or episodes < 2:
         raise InputError(f"episodes={episodes}: an interval needs at least 2 tasks, papers use 600 or more")
     steps = max(10, _steps_taken(learner)) if curve_steps is None else curve_steps
@@ -153,7 +159,7 @@ def evaluate(
     learner.eval()
     try:
         with torch.no_grad(), torch.random.fork_rng():
-            audit = before_evaluation(learner, tasks, seed, allow_seen, _device(learner))
+            audit = [] if audited else before_evaluation(learner, tasks, seed, allow_seen, _device(learner))
             torch.manual_seed(seed)
             found = _evaluate(learner, tasks, episodes, seed, curves, steps, min(curve_episodes, episodes), progress)
             return replace(found, audit=audit, tasks=_fingerprint(tasks, seed))
@@ -178,7 +184,7 @@ def _evaluate(
         return torch.stack([learner.predict(f, task.query.x) for f in learner.trajectory(task.support, curve_steps)])
 
     # Settled once, for the curves too: measuring costs more than a few tasks in the slower way.
-    way = choose(learner, draw(tasks, TASKS_AT_ONCE, seeded(seed, 0)).to(_device(learner)), function=outputs)
+    way = choose(learner, draw(tasks, TASKS_AT_ONCE, stream(seed, 0)).to(_device(learner)), function=outputs)
     values: list[float] = []
     confidence: list[tuple[Tensor, Tensor]] = []
     ways = None
@@ -220,7 +226,7 @@ def _outputs(
     together = 1 if getattr(tasks, "varies", False) else TASKS_AT_ONCE  # an interval needs independent tasks
     for i, start in enumerate(range(0, episodes, together)):
         part = slice(0, min(together, episodes - start))
-        batch = draw(tasks, together, seeded(seed, i), part).to(device)
+        batch = draw(tasks, together, stream(seed, i), part).to(device)
         check_task(batch, axes=1)
         yield batch, torch.cat(list(pieces(function, batch, way)))
 
@@ -294,12 +300,28 @@ def _steps_taken(learner: MetaLearner) -> int:
 
 
 def _one(learner: MetaLearner, tasks: TaskSource, seed: int) -> Task:
-    return draw(tasks, 1, seeded(seed, 0), slice(0, 1)).to(_device(learner))[0]
+    return draw(tasks, 1, stream(seed, 0), slice(0, 1)).to(_device(learner))[0]
+
+
+def stream(seed: int, i: int) -> torch.Generator:
+    """Of the i-th batch of tasks: none that a training of any seed meets, where there are no classes to keep apart."""
+    return seeded(seed, i, TESTED)
+
+
+def fingerprint(*parts: object) -> str:
+    """Of tensors, by their values, and of anything else, by how it is written."""
+    found = hashlib.blake2b(digest_size=12)
+    for part in parts:
+        found.update(str((part.shape, part.dtype) if isinstance(part, Tensor) else part).encode())
+        if isinstance(part, Tensor):
+            found.update(part.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _fingerprint(tasks: TaskSource, seed: int) -> str:
-    first = draw(tasks, TASKS_AT_ONCE, seeded(seed, 0), slice(1))[0]
-    return "".join(digest.hex()[:8] for half in (first.support, first.query) for digest in digests(half.x[:1]))
+    first = draw(tasks, TASKS_AT_ONCE, stream(seed, 0))
+    s, q = first.support, first.query
+    return fingerprint(s.x, s.y, q.x, q.y, s.ways)
 
 
 def _device(learner: MetaLearner) -> torch.device:

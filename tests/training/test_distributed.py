@@ -55,9 +55,23 @@ def test_two_ranks_train_like_one(tmp_path: Path) -> None:
             assert x[name] == pytest.approx(y[name], rel=1e-4)
 
 
-def test_two_ranks_track_statistics_like_one(tmp_path: Path) -> None:
+MAML_PLUS_PLUS = {"learner.model.norm": "running", "learner.batch_norm": "running", "learner.model.width": 4}
+PROTONET = {"learner.encoder.norm": "running", "learner.batch_norm": "tracked", "learner.encoder.width": 4}
+PROTONET |= {"training.average": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "buffers"),
+    [
+        ("glyphs-5w1s-mamlplusplus", MAML_PLUS_PLUS, 16),
+        ("glyphs-5w1s-protonet", PROTONET, 8),
+    ],
+)
+def test_two_ranks_track_statistics_like_one(
+    tmp_path: Path, recipe: str, settings: dict[str, object], buffers: int
+) -> None:
     """Buffers that a learner moves are averaged by the ranks' shares of the tasks."""
-    small = {"learner.model.norm": "running", "learner.batch_norm": "running", "learner.model.width": 4}
+    small = dict(settings)
     small |= {
         "tasks.classes": 20,
         "training.meta_batch": 3,
@@ -71,13 +85,13 @@ def test_two_ranks_track_statistics_like_one(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     for out, ranks in ((one, 1), (two, 2)):
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if ranks == 2 else []
-        words = [sys.executable, *launch, "-m", "kshot", "train", "glyphs-5w1s-mamlplusplus", *more]
+        words = [sys.executable, *launch, "-m", "kshot", "train", recipe, *more]
         words += ["--set", "training.steps=6", "--out", str(out)]
         done = subprocess.run(words, env=environment(), capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     a, b = state(one), state(two)
-    tracked = [key for key in a if "statistics" in key]
-    assert len(tracked) == 8
+    tracked = [key for key in a if "statistics" in key or "running_" in key]
+    assert len(tracked) == buffers
     assert any((a[key] - a[key].round()).abs().max() > 0.01 for key in tracked)  # they have moved off 0 and 1
     for key in tracked:
         torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=1e-4)

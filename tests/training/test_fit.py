@@ -16,6 +16,7 @@ from kshot.models import MLP, Conv4
 from kshot.rules import SGD
 from kshot.tasks import Glyphs, Sinusoids
 from kshot.training import checkpoint
+from kshot.training.loop import VALIDATION
 from kshot.training.options import Training
 from kshot.training.progress import read_metrics
 
@@ -100,7 +101,7 @@ def test_the_best_learner_by_validation_stays(tmp_path: Path) -> None:
             out=out,
             **QUICK,  # type: ignore[arg-type]
         )
-        found = kshot.evaluate(learner, Sinusoids(), 40, curves=False).mean
+        found = kshot.evaluate(learner, Sinusoids(), 40, VALIDATION, curves=False).mean
         lines = [line["val_mse"] for line in read_metrics(tmp_path / "metrics.jsonl") if "val_mse" in line]
         assert len(lines) == 10
         assert found == pytest.approx(min(lines), rel=1e-5)
@@ -224,7 +225,7 @@ def test_the_average_is_what_is_validated(tmp_path: Path) -> None:
     settings = {"steps": 20, "validate_every": 20, "lr": 0.05, "average": 0.9, **QUICK}
     kshot.fit(learner, Sinusoids(), validate=Sinusoids(), out=tmp_path, **settings)  # type: ignore[arg-type]
     logged = next(line["val_mse"] for line in read_metrics(tmp_path / "metrics.jsonl") if "val_mse" in line)
-    found = kshot.evaluate(kshot.load(tmp_path), Sinusoids(), 200, curves=False)
+    found = kshot.evaluate(kshot.load(tmp_path), Sinusoids(), 200, VALIDATION, curves=False)
     assert found.mean == pytest.approx(logged)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,12 +12,15 @@ from rich.progress import Progress
 from rich.table import Table
 
 from kshot import atomic, recipes, training
-from kshot.cli.terminal import Changes, Seed, err, evaluated, out
+from kshot.audit import ENOUGH
+from kshot.cli.terminal import Changes, Seed, err, evaluated, only_tasks, out
 from kshot.evaluation import HIGHER_IS_BETTER, Evaluation
 from kshot.evidence import Comparison, Kept, compared, keep_comparison, measure_again, reached, read_all
 from kshot.evidence import reproduce as run_recipe
+from kshot.evidence.kept import settings_of
 from kshot.recipes.paper import Paper, Row
 from kshot.recipes.runs import recipe_of
+from kshot.training.distributed import Ranks
 from kshot.types import InputError
 
 
@@ -37,7 +41,7 @@ def reproduce(
     A seed that was measured is not trained again; Ctrl-C saves, and the same command goes on.
     """
     if show or recipe is None:
-        out.print(_listed(read_all(results), results))
+        out.print(_listed(recipes.names(), read_all(results), results))
         return
     chosen = recipes.read(recipe)
     if again:
@@ -55,7 +59,8 @@ def reproduce(
     kept = run_recipe(
         chosen, folder, results, seeds=seed or None, say=lambda line: out.print(line, highlight=False, soft_wrap=True)
     )
-    out.print(_listed({kept.name: kept}, results))
+    if Ranks().first:
+        out.print(_listed([kept.name], {kept.name: kept}, results))
 
 
 def compare(
@@ -73,6 +78,7 @@ def compare(
     """
     if len(run) < 2:
         raise InputError(f"{len(run)} run was given: comparing needs at least two, such as kshot compare runs/a runs/b")
+    only_tasks(change)
     recipe = recipe_of(run[0], change)
     number = recipe.episodes if episodes is None else episodes
     found: list[tuple[str, Evaluation]] = []
@@ -105,20 +111,22 @@ def _compared(run: str, c: Comparison) -> Table:
         gap = f"{scale * other.difference:+.3g} ± {scale * other.difference_interval:.2g}{unit}"
         verdict = ("better" if other.difference * better > 0 else "worse") if other.shown else "no difference shown"
         table.add_row(other.run, shown(other.mean, other.interval, other.transductive), gap, verdict)
-    table.caption = f"the same {c.episodes:,} test tasks for all, seed {c.seed}; 95 % intervals over tasks"
+    few = f", fewer than the {ENOUGH} of papers" if c.episodes < ENOUGH else ""
+    table.caption = f"the same {c.episodes:,} test tasks for all{few}, seed {c.seed}; 95 % intervals over tasks"
     return table
 
 
-def _listed(kept: dict[str, Kept], results: Path) -> Table:
+def _listed(names: Sequence[str], kept: dict[str, Kept], results: Path) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in ("name", "figure", "paper", "ours", "target", "seeds", "minutes", "date"):
-        table.add_column(column, no_wrap=column != "figure")
-    names = [name for name in recipes.names() if name in kept] if len(kept) == 1 else recipes.names()
+        table.add_column(column, overflow="fold")
     for name in dict.fromkeys([*names, *kept]):
         paper = kept[name].paper if name in kept else recipes.read(name).paper
+        old = name in kept and name in recipes.names() and kept[name].settings != settings_of(recipes.read(name))
+        shown_name = f"{name} [yellow](older settings)[/]" if old else name
         for i, row in enumerate(paper.rows if paper is not None else ()):
             assert paper is not None
-            table.add_row(name if i == 0 else "", *_row(paper, row, kept.get(name), first=i == 0))
+            table.add_row(shown_name if i == 0 else "", *_row(paper, row, kept.get(name), first=i == 0))
     table.caption = f"kshot reproduce NAME; T: transductive; in brackets: not measured, as planned; from {results}/"
     return table
 
@@ -126,7 +134,7 @@ def _listed(kept: dict[str, Kept], results: Path) -> Table:
 def _row(paper: Paper, row: Row, kept: Kept | None, first: bool) -> list[str]:
     """Figure, paper, ours, target, seeds, minutes, date."""
     ours = kept.ours(row.name) if kept is not None else None
-    shown = f"{ours.mean:.2f} ± {ours.interval:.2f}" + (" T" if ours.transductive else "") if ours is not None else "–"
+    shown = str(ours) + (" T" if ours.transductive else "") if ours is not None else "–"
     met = reached(row, ours)
     mark = "" if met is None else " [green]✓[/]" if met else " [red]✗[/]"
     published = (

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from kshot import atomic, recipes, training
 from kshot.audit import ENOUGH
-from kshot.cli.terminal import Changes, Run, Seed, evaluated, out
+from kshot.cli.terminal import Changes, Run, Seed, evaluated, only_tasks, out
 from kshot.evaluation import Evaluation, Point
 from kshot.recipes.runs import recipe_of
 from kshot.recipes.runs import train as train_into
@@ -55,6 +55,7 @@ def evaluate_run(
 
     For example with more shots: kshot evaluate RUN --set tasks.test.shots=5
     """
+    only_tasks(change)
     recipe = recipe_of(run, change)
     number = recipe.episodes if episodes is None else episodes
     found = evaluated(training.load(run), recipe, recipe.tasks("test"), number, seed)

@@ -50,6 +50,16 @@ def sentences(command: Command) -> Command:
     return run  # type: ignore[return-value]
 
 
+def only_tasks(changes: list[str]) -> None:
+    """Raise InputError for changes of a run that is only measured: its learner is as it was trained."""
+    for change in changes:
+        if change.strip().split(".")[0] not in ("tasks", "evaluation"):
+            raise InputError(
+                f"--set {change!r} would change how the run was trained, and it is only measured: change tasks, such as "
+                "tasks.test.shots=5, or train a recipe"
+            )
+
+
 def evaluated(learner: MetaLearner, recipe: Recipe, tasks: Any, episodes: int, seed: int, **options: Any) -> Evaluation:
     """With a bar."""
     with Progress(console=err, transient=True) as bar:

@@ -51,6 +51,8 @@ class Seed:
     parameters: int
     model: str | None
     figures: dict[str, Figure]
+    versions: dict[str, str] = field(default_factory=versions)
+    machine: dict[str, Any] = field(default_factory=machine)
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,12 @@ class Ours:
     seeds: int
     transductive: bool
 
+    def __str__(self) -> str:
+        """'99.02 ± 0.14', and of several seeds their standard deviation."""
+        places = 2 if self.metric == "accuracy" else 3
+        spread = f" ‖ {self.spread:.{places}f}" if self.spread is not None else ""
+        return f"{self.mean:.{places}f} ± {self.interval:.{places}f}{spread}"
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -74,8 +82,6 @@ class Kept:
     reproduces: dict[str, Any]  # the [paper] section
     seeds: list[Seed] = field(default_factory=list)
     command: str = ""
-    versions: dict[str, str] = field(default_factory=versions)
-    machine: dict[str, Any] = field(default_factory=machine)
 
     @property
     def paper(self) -> Paper:
@@ -86,7 +92,8 @@ class Kept:
         if not found:
             return None
         means = [figure.mean for figure in found]
-        spread = statistics.stdev(means) if len(means) > 1 else None
+        finite = all(map(math.isfinite, means))  # a learner that diverges has an error that is none
+        spread = statistics.stdev(means) if finite and len(means) > 1 else None
         interval = statistics.fmean(figure.interval for figure in found)
         return Ours(found[0].metric, statistics.fmean(means), interval, spread, len(found), found[0].transductive)
 
@@ -102,29 +109,36 @@ class Kept:
 
     def write(self, results: Path) -> Path:
         path = results / f"{self.name}.json"
-        atomic.write(path, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(_as_json(asdict(self)), indent=1, ensure_ascii=False, allow_nan=False)
+        atomic.write(path, text + "\n")
         return path
 
 
 def reached(row: Row, ours: Ours | None) -> bool | None:
     """Whether the row's target was; None where nothing is known."""
-    if ours is None or row.target is None or not math.isfinite(ours.mean):
+    if ours is None or row.target is None:
         return None
+    if not math.isfinite(ours.mean):
+        return False
     rounded = round(ours.mean, 2 if ours.metric == "accuracy" else 3)
     return rounded <= row.target if ours.metric == "mse" else rounded >= row.target
 
 
+def settings_of(recipe: Recipe) -> dict[str, Any]:
+    """What its figures depend on."""
+    return {key: value for key, value in recipe.settings.items() if key not in ("about", "paper")}
+
+
 def of_recipe(recipe: Recipe) -> Kept:
     """Nothing measured yet."""
-    settings = {key: value for key, value in recipe.settings.items() if key not in ("about", "paper")}
-    command = f"kshot reproduce {recipe.name}"
-    return Kept(recipe.name, settings, recipe.settings["paper"], command=command)
+    command = f"kshot reproduce {recipe.origin}"
+    return Kept(recipe.name, settings_of(recipe), recipe.settings["paper"], command=command)
 
 
 def read_kept(path: Path) -> Kept:
     try:
         return _restored(json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path} cannot be read ({error}): remove it, and `kshot reproduce {path.stem}` again"
         ) from error
@@ -139,7 +153,21 @@ def read_all(results: Path) -> dict[str, Kept]:
 def _restored(kept: Mapping[str, Any]) -> Kept:
     known = {f.name for f in fields(Kept)}
     seeds = [
-        Seed(**{**seed, "figures": {name: Figure(**figure) for name, figure in seed["figures"].items()}})
+        Seed(**{**seed, "figures": {name: _figure(figure) for name, figure in seed["figures"].items()}})
         for seed in kept["seeds"]
     ]
     return Kept(**{**{key: value for key, value in kept.items() if key in known}, "seeds": seeds})
+
+
+def _figure(kept: Mapping[str, Any]) -> Figure:
+    numbers = {name: math.nan if kept[name] is None else kept[name] for name in ("mean", "interval")}
+    return Figure(**{**kept, **numbers})
+
+
+def _as_json(value: Any) -> Any:
+    """JSON has no number for the error of a learner that diverged: null."""
+    if isinstance(value, Mapping):
+        return {key: _as_json(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from kshot import atomic, training
+from kshot import training
 from kshot.evidence.beside import keep_figures
-from kshot.evidence.kept import Figure, Kept, Seed, of_recipe, read_kept
+from kshot.evidence.kept import Figure, Kept, Seed, of_recipe, read_kept, settings_of
 from kshot.recipes import Recipe, runs
 from kshot.recipes.paper import Paper, Row
-from kshot.training import checkpoint
+from kshot.settings import build
+from kshot.training.distributed import process_group
 from kshot.training.progress import METRICS, read_metrics
 from kshot.types import InputError
 
 Progress = Callable[[int, int], None]  # tasks done, tasks in all
 MODELS = "models"
 LARGEST = 2**20  # bytes of a learner that is kept
-OFF = {"accuracy": 0.02, "mse": 1e-3}  # how far another machine's rounding may take a figure
+ROUNDING = 0.1  # of the interval: how far another machine's may take a figure
 
 
 def reproduce(
@@ -35,33 +38,62 @@ def reproduce(
     Seeds that are there already, of the same settings, are left as they are. The first seed's learner is kept beside them.
     """
     paper = _paper(recipe)
-    kept = of_recipe(recipe)
-    path = results / f"{recipe.name}.json"
-    if path.is_file():
-        before = read_kept(path)
-        if before.settings == kept.settings:
-            kept = replace(kept, seeds=before.seeds)
-        elif before.seeds:
-            say(f"{path} was measured with other settings: it is measured anew")
-    for seed in range(paper.seeds) if seeds is None else seeds:
-        rows = [row.name for row in paper.rows]
-        known = next((s for s in kept.seeds if s.seed == seed), None)
-        if known is not None and list(known.figures) == rows:
-            say(f"seed {seed}: measured on {known.date}")
-            continue
-        found = _trained_and_measured(recipe.changed(f"training.seed={seed}"), paper, seed, folder, results, say)
-        others = [s for s in kept.seeds if s.seed != seed]
-        kept = replace(kept, seeds=sorted([*others, found], key=lambda s: s.seed))
+    _check_rows(recipe, paper)
+    with process_group() as ranks:  # one for all seeds: it cannot be joined twice
+        kept: Kept = ranks.agree(_known(recipe, paper, results, say if ranks.first else _silent))
+        for seed in range(paper.seeds) if seeds is None else seeds:
+            known = next((s for s in kept.seeds if s.seed == seed), None)
+            if known is not None and all(row.name in known.figures for row in paper.rows):
+                if ranks.first:
+                    say(f"seed {seed}: measured on {known.date}")
+                continue
+            one, run = recipe.changed(f"training.seed={seed}"), folder / f"{recipe.name}-seed{seed}"
+            if ranks.first:
+                say(f"seed {seed}: training into {run}, about {paper.minutes:g} minutes on two cores")
+            runs.train(one, run)
+            if ranks.first:
+                found = _measured(one, paper, seed, run, results, say)
+                others = [s for s in kept.seeds if s.seed != seed]
+                kept = replace(kept, seeds=sorted([*others, found], key=lambda s: s.seed))
+                kept.write(results)
+            kept = ranks.agree(kept)
+    return kept
+
+
+def _silent(line: str) -> None:
+    pass
+
+
+def _check_rows(recipe: Recipe, paper: Paper) -> None:
+    """Raise InputError for settings that are wrong, before hours of training and not after them."""
+    for row in paper.rows:
+        build({**recipe.settings["learner"], **row.learner}, "learner")
+        recipe.tasks("test", row.test)
+
+
+def _known(recipe: Recipe, paper: Paper, results: Path, say: Callable[[str], None]) -> Kept:
+    """What was measured of these settings; a figure that a row now means otherwise is left out."""
+    kept, path = of_recipe(recipe), results / f"{recipe.name}.json"
+    if not path.is_file():
+        return kept
+    before = read_kept(path)
+    if before.settings != kept.settings:
+        say(f"{path} was measured with other settings: it is written anew once a seed is measured with these")
+        return kept
+    then = {row.name: row for row in before.paper.rows}
+    same = [row.name for row in paper.rows if row.name in then and _means(row) == _means(then[row.name])]
+    seeds = [replace(s, figures={name: f for name, f in s.figures.items() if name in same}) for s in before.seeds]
+    kept = replace(kept, seeds=seeds)
+    if kept != before:  # other targets, or fewer figures
         kept.write(results)
     return kept
 
 
-def _trained_and_measured(
-    recipe: Recipe, paper: Paper, seed: int, folder: Path, results: Path, say: Callable[[str], None]
-) -> Seed:
-    run = folder / f"{recipe.name}-seed{seed}"
-    say(f"seed {seed}: training into {run}, about {paper.minutes:g} minutes on two cores")
-    runs.train(recipe, run)
+def _means(row: Row) -> tuple[dict[str, Any], dict[str, Any]]:
+    return dict(row.test), dict(row.learner)
+
+
+def _measured(recipe: Recipe, paper: Paper, seed: int, run: Path, results: Path, say: Callable[[str], None]) -> Seed:
     found = {}
     for row in paper.rows:
         found[row.name] = measured(recipe, row, run)
@@ -74,7 +106,7 @@ def _trained_and_measured(
         seconds=lines[-1]["seconds"] if lines else None,
         steps=lines[-1]["step"] if lines else 0,
         parameters=sum(p.numel() for p in training.load(run).parameters()),
-        model=_keep(checkpoint.find(run), results, recipe.name) if seed == 0 else None,
+        model=_keep(run, results, recipe.name) if seed == 0 else None,
         figures=found,
     )
 
@@ -97,7 +129,8 @@ class Again:
     @property
     def same(self) -> bool:
         """To what rounding may do."""
-        return abs(self.found.mean - self.recorded.mean) <= OFF.get(self.recorded.metric, 0.0)
+        a, b = self.found.mean, self.recorded.mean
+        return a == b or (math.isnan(a) and math.isnan(b)) or abs(a - b) <= ROUNDING * self.recorded.interval
 
 
 def measure_again(
@@ -111,22 +144,34 @@ def measure_again(
     path = results / f"{recipe.name}.json"
     if not path.is_file():
         raise InputError(f"there is no {path}: `kshot reproduce {recipe.name}` trains and writes it")
-    seed = next((s for s in read_kept(path).seeds if s.model is not None), None)
+    kept = read_kept(path)
+    seed = next((s for s in kept.seeds if s.model is not None), None)
+    if kept.settings != settings_of(recipe):
+        raise InputError(
+            f"{path} was measured with other settings than the recipe's: `kshot reproduce {recipe.name}` anew"
+        )
     if seed is None or seed.model is None:
-        raise InputError(f"{path} names no learner that was kept: only those up to a megabyte are, train it again")
+        raise InputError(
+            f"{path} names no learner that was kept, as that of seed 0 is up to a megabyte: train it again"
+        )
+    names = [row.name for row in paper.rows]
+    for name in rows or names:
+        if name not in names or name not in seed.figures:
+            raise InputError(
+                f"{path} has no figure {name!r}, it has {', '.join(seed.figures)}: `kshot reproduce {recipe.name}` measures all"
+            )
     chosen = [row for row in paper.rows if rows is None or row.name in rows]
     return [
         Again(row.name, seed.figures[row.name], measured(recipe, row, results / seed.model, progress)) for row in chosen
     ]
 
 
-def _keep(best: Path, results: Path, name: str) -> str | None:
-    """Copy the learner, if it is small; its place in the results folder."""
-    data = best.read_bytes()
-    if len(data) > LARGEST:
+def _keep(run: Path, results: Path, name: str) -> str | None:
+    """The learner by itself, if it is small; its place in the results folder."""
+    learner, place = training.load(run), Path(MODELS) / f"{name}.safetensors"
+    if sum(t.numel() * t.element_size() for t in learner.state_dict().values()) > LARGEST:
         return None
-    place = Path(MODELS) / f"{name}{best.suffix}"
-    atomic.write(results / place, data)
+    training.save(learner, results / place)
     return place.as_posix()
 
 

@@ -10,7 +10,7 @@ from kshot.functional import BatchNormPolicy, batch_statistics, call, check_batc
 from kshot.learner import Criterion, MetaLearner, named_loss
 from kshot.types import Batch, InputError, Task, check_support
 
-TRACKED = 64  # examples of a step whose statistics are tracked
+TRACKED = 64  # examples of a task whose statistics are tracked
 MOMENTUM = 0.05
 
 
@@ -41,14 +41,21 @@ class EmbeddingLearner(MetaLearner):
         return self.batch_norm
 
     def track(self, tasks: Task) -> None:
-        """A few examples of each class tell enough, at a small part of the step's cost."""
+        """The mean over the tasks, whichever ranks hold them. Some examples of each tell enough, for little."""
         if self.batch_norm != "tracked" or self.encoder is None:
             return
-        x = torch.cat([tasks.support.x.flatten(0, 1), tasks.query.x.flatten(0, 1)])
         with torch.no_grad():
-            seen = batch_statistics(self.encoder, {}, x[:: max(1, len(x) // TRACKED)])
+            seen: dict[str, Tensor] = {}
+            for i in range(len(tasks)):
+                x = torch.cat([tasks[i].support.x, tasks[i].query.x])
+                for name, statistic in batch_statistics(self.encoder, {}, x[:: max(1, len(x) // TRACKED)]).items():
+                    seen[name] = seen.get(name, 0) + statistic / len(tasks)
             for name, statistic in seen.items():
-                self.encoder.get_buffer(name).lerp_(statistic, MOMENTUM)
+                steps = self.encoder.get_buffer(name.rpartition(".")[0] + ".num_batches_tracked")
+                share = max(MOMENTUM, 1 / (int(steps) + 1))  # at first the mean of what there was
+                self.encoder.get_buffer(name).lerp_(statistic, share)
+            for module in {name.rpartition(".")[0] for name in seen}:
+                self.encoder.get_buffer(module + ".num_batches_tracked").add_(1)
 
     def embed(self, x: Tensor) -> Tensor:
         """x [S, *features] -> [S, D]."""

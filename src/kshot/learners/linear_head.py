@@ -47,7 +47,8 @@ class LinearHead(EmbeddingLearner):
 
     def embed(self, x: Tensor) -> Tensor:
         """x [S, *features] -> [S, D + 1]."""
-        features = super().embed(x).to(self.log_scale.dtype)
+        features = super().embed(x)
+        features = features.to(torch.promote_types(features.dtype, self.log_scale.dtype))
         return torch.cat([features / math.sqrt(features.shape[1]), torch.ones_like(features[:, :1])], 1)
 
 

@@ -64,8 +64,11 @@ _NO_SECTION = "must be a section with settings below it, such as a line `seed = 
 
 @dataclass(frozen=True)
 class Recipe:
+    """origin: what it was read from, a name or a path."""
+
     name: str
     settings: dict[str, Any]
+    origin: str = ""
 
     @property
     def about(self) -> str:
@@ -124,7 +127,7 @@ class Recipe:
         settings = copy.deepcopy(self.settings)
         for change in changes:
             _change(settings, change)
-        return Recipe(self.name, settings).checked()
+        return Recipe(self.name, settings, self.origin).checked()
 
     def checked(self) -> Recipe:
         """Raise InputError for what is misspelt or missing; building learner and tasks checks the rest."""
@@ -168,7 +171,7 @@ def read(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
         settings = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid TOML: {error}; mend that line, texts stand in quotes") from error
-    return Recipe(path.stem, settings).changed(*changes)
+    return Recipe(path.stem, settings, str(name)).changed(*changes)
 
 
 def to_toml(settings: Mapping[str, Any]) -> str:

@@ -48,4 +48,6 @@ def recipe_of(run: Path, changes: list[str]) -> Recipe:
         raise InputError(
             f"{run} is not the folder of a run, it has no {RECIPE}: make one with `kshot train … --out {run}`"
         )
-    return Recipe(run.name, read(run / RECIPE, changes).settings)
+    return Recipe(
+        run.name, read(run / RECIPE, ["evaluation.few=true", *changes]).settings
+    )  # what is measured says if they are few

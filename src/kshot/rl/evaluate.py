@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kshot.evaluation import SHOTS, TASKS_AT_ONCE, Evaluation, Point, mean_interval
+from kshot.audit import check_seed
+from kshot.evaluation import SHOTS, TASKS_AT_ONCE, Evaluation, Point, fingerprint, mean_interval, stream
 from kshot.learner import MetaLearner
 from kshot.rl.family import Family
 from kshot.rl.sampling import check_actor, device_of, draw, rollout
@@ -38,6 +39,7 @@ def evaluate(
     check_actor(learner, tasks)
     if not isinstance(episodes, int) or episodes < 2:
         raise InputError(f"episodes={episodes}: an interval needs at least 2 tasks")
+    check_seed(seed)
     was_training = learner.training
     learner.eval()
     try:
@@ -53,6 +55,11 @@ def evaluate(
                 episodes=episodes,
                 seed=seed,
                 transductive=learner.transductive,
+                tasks=fingerprint(
+                    type(tasks).__name__,
+                    sorted(vars(tasks).items()),
+                    draw(tasks, TASKS_AT_ONCE, stream(seed, 0), torch.device("cpu")),
+                ),
                 adapt_ms=_adapt_ms(learner, tasks, seed),
                 steps_curve=_steps_curve(learner, tasks, few, seed, curve_steps) if curves else None,
                 shots_curve=_shots_curve(learner, tasks, few, seed) if curves else None,
@@ -109,7 +116,7 @@ def _shots_curve(learner: Any, family: Family, episodes: int, seed: int) -> list
 def _batches(learner: Any, family: Family, episodes: int, seed: int) -> Iterator[tuple[int, Any]]:
     """(number, tasks) of batches that are always full: a task's luck does not depend on how many there are."""
     for i in range(math.ceil(episodes / TASKS_AT_ONCE)):
-        yield i, draw(family, TASKS_AT_ONCE, seeded(seed, i), device_of(learner))
+        yield i, draw(family, TASKS_AT_ONCE, stream(seed, i), device_of(learner))
 
 
 def _tried(learner: Any, fitted: Any, family: Family, tasks: Any, *place: int) -> Batch:
@@ -120,7 +127,7 @@ def _tried(learner: Any, fitted: Any, family: Family, tasks: Any, *place: int) -
 
 def _adapt_ms(learner: Any, family: Family, seed: int) -> float:
     """Median wall-clock of adapting to one task's trajectories, without that of collecting them."""
-    tasks = draw(family, 1, seeded(seed, 0), device_of(learner))
+    tasks = draw(family, 1, stream(seed, 0), device_of(learner))
     support, times = _tried(learner, learner.unadapted(), family, tasks, seed, 0)[0], []
     for _ in range(11):
         start = time.perf_counter()

@@ -16,7 +16,7 @@ from kshot.rl.evaluate import evaluate
 from kshot.rl.family import Family
 from kshot.rl.sampling import check_actor, collect, draw
 from kshot.training.distributed import process_group
-from kshot.training.loop import Diverged, Run, begin
+from kshot.training.loop import VALIDATION, Diverged, Run, begin
 from kshot.training.options import Training
 from kshot.types import InputError, Task, seeded
 from kshot.vectorize import Way
@@ -90,7 +90,7 @@ class PolicyRun(Run):
         return found[-1][0], found[-1][1], any(stopped for _, _, stopped in found)
 
     def measure(self) -> Evaluation:
-        return evaluate(self.learner, self.validate, self.t.validate_episodes, self.t.seed, curves=False)
+        return evaluate(self.learner, self.validate, self.t.validate_episodes, self.t.seed + VALIDATION, curves=False)
 
     def diagnosis(self, batch: Task, loss: float, norm: float) -> str:
         return (

@@ -52,6 +52,7 @@ class Episodes:
     shuffle: whether the support examples of each task come in an order of their own, for learners that read them as a
     sequence; else class by class.
     warp: how strongly each image is turned, sheared, scaled and shifted at random, for training: 1 is a little, 0 not at all.
+    What comes in from outside of an image is 0, black.
     """
 
     def __init__(
@@ -77,6 +78,12 @@ class Episodes:
         self.data: Labelled = labelled(data)
         if warp:
             self.data.check_square("warped")
+            some = self.data.storage.read(self.data.order[:1])
+            if some.ndim != 4 or not some.is_floating_point():
+                raise InputError(
+                    f"examples of shape {tuple(some.shape[1:])} and {some.dtype} cannot be warped: images [C, s, s] are needed, "
+                    "of bytes or floating point"
+                )
         self.ways, self.shots, self.queries = ways, shots, queries
         self.balanced, self.small_classes, self.shuffle, self.warp = balanced, small_classes, shuffle, warp
         self._ways, self._shots, self._queries = (

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kshot.tasks.episodes import distinct
-from kshot.tasks.labelled import Labelled
+from kshot.tasks.labelled import Labelled, digests, is_number
 from kshot.types import Batch, InputError, Task
 
 
@@ -42,11 +42,13 @@ class Groups:
 
     @property
     def identities(self) -> frozenset[str]:
-        """Of the groups: one that was trained on is no test."""
-        return self.data.identities
-
-    def fingerprints(self) -> list[tuple[str, frozenset[bytes]]]:
-        return self.data.fingerprints()
+        """Of the groups, by their first examples and values: inputs alone may be the same grid for all."""
+        data = self.data
+        some = torch.minimum(torch.arange(3), data.count.unsqueeze(1) - 1)
+        rows = data.order[data.start.unsqueeze(1) + some]  # [groups, 3]
+        both = torch.cat([data.storage.read(rows).flatten(1).double(), self.y[rows].flatten(1).double()], 1)
+        names = ("" if is_number(name) else name for name in data.names)
+        return frozenset(f"{name}#{digest.hex()}" for name, digest in zip(names, digests(both), strict=True))
 
     def examples(self) -> Tensor:
         """All examples of all its groups, [M, *features]."""
@@ -66,6 +68,8 @@ class Groups:
         return self._of(self.data, shots)
 
     def sample(self, n: int, generator: torch.Generator) -> Task:
+        if n < 1:
+            raise InputError(f"{n} tasks were asked for: at least one is needed, give n=1 or more")
         group = torch.randint(len(self.data), (n,), generator=generator)
         within = distinct(self.data.count[group], self.shots + self.queries, generator)
         rows = self.data.order[self.data.start[group].unsqueeze(1) + within]  # [n, shots + queries]
@@ -96,7 +100,12 @@ class Groups:
 
 
 def _values(y: Any, rows: int) -> Tensor:
-    values = torch.as_tensor(y)
+    try:
+        values = torch.as_tensor(y)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"y of type {type(y).__name__} cannot become a tensor ({error}): give numbers, [M]") from None
+    if values.ndim < 1:
+        raise InputError("y is one number: give one value an example, [M] or [M, targets]")
     values = values if values.is_floating_point() and isinstance(y, Tensor) else values.to(torch.get_default_dtype())
     if len(values) != rows:
         raise InputError(f"{rows} examples came with {len(values)} values: give one value an example")

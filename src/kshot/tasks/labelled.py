@@ -72,9 +72,19 @@ def _take(x: Tensor, rows: Tensor) -> Tensor:
     return torch.from_numpy(x.numpy().take(rows.numpy(), axis=0))
 
 
+def is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
+
+
 def digests(x: Tensor) -> Iterator[bytes]:
     """Of the values of each row."""
-    rows = x.detach().cpu().flatten(1).contiguous().view(torch.uint8).numpy()  # NumPy has no bfloat16, but bytes
+    rows = (
+        x.detach().cpu().reshape(len(x), -1).contiguous().view(torch.uint8).numpy()
+    )  # NumPy has no bfloat16, but bytes
     return (hashlib.blake2b(row.tobytes(), digest_size=12).digest() for row in rows)
 
 
@@ -132,7 +142,7 @@ class Labelled:
         """
         some = torch.minimum(torch.arange(3), self.count.unsqueeze(1) - 1)  # one alone may well be all zeros
         first = self.storage.read(self.order[self.start.unsqueeze(1) + some])
-        names = ("" if name.isdecimal() else name for name in self.names)
+        names = ("" if is_number(name) else name for name in self.names)
         return frozenset(f"{name}#{digest.hex()}" for name, digest in zip(names, digests(first), strict=True))
 
     def fingerprints(self) -> list[tuple[str, frozenset[bytes]]]:

@@ -32,6 +32,7 @@ from kshot.types import InputError, Task, TaskSource, check_task, draw, identiti
 from kshot.vectorize import Way, choose, meta_backward
 
 RUN = "run.json"
+VALIDATION = 2**32  # from the training seed to that of the validation tasks, which are not the test tasks
 Settings = TypeVar("Settings", bound=Training)
 
 
@@ -241,7 +242,8 @@ class Run:
         return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
 
     def measure(self) -> Evaluation:
-        return evaluate(self.learner, self.validate, self.t.validate_episodes, self.t.seed, curves=False)
+        seed = self.t.seed + VALIDATION
+        return evaluate(self.learner, self.validate, self.t.validate_episodes, seed, curves=False, audited=True)
 
     def _kept(self) -> AbstractContextManager[None]:
         """Within it, the weights are those that are validated and kept."""
@@ -269,8 +271,6 @@ class Run:
                 self.learner.load_state_dict(self.best_weights)
         elif self.average:
             torch._foreach_copy_(self.average.parameters, self.average.weights)
-            if self.out is not None and self.ranks.first:
-                checkpoint.write(self.out / checkpoint.BEST, self.learner)
         self.learner.eval()
 
     def _save(self) -> None:
@@ -296,6 +296,9 @@ class Run:
             "optimizer": {"groups": optimizer["param_groups"], "scalars": scalars},
         }
         checkpoint.write(self.out / checkpoint.LAST, self.learner, state, **tensors)
+        if self.average and self.validate is None:  # what `load` is to find, also while the run goes on
+            with self.average.in_place():
+                checkpoint.write(self.out / checkpoint.BEST, self.learner)
 
     def _open_folder(self, out: Path) -> None:
         """Go on from the folder's last checkpoint, or begin a run in it."""

@@ -1,0 +1,159 @@
+"""Trained on one thing, tested on another: domains, alphabets, damaged drawings, numbers of classes never trained on.
+
+    KSHOT_DATA=... python benchmarks/across.py [--runs runs/across]
+
+A prototype network throughout, trained as the recipe omniglot-5w1s-protonet says but for STEPS steps, on tasks that differ; each
+is 5-way 1-shot where nothing else is said, over 1,000 tasks with 15 queries a class. Interrupted, it goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from evidence import record
+from torch import Tensor
+
+import kshot
+from kshot import recipes
+from kshot.models import Conv4
+from kshot.tasks import Episodes, Glyphs, Labelled, Omniglot, omniglot
+from kshot.types import Task, draw, seeded
+
+STEPS, EPISODES = 2000, 1000
+RECIPE = "omniglot-5w1s-protonet"
+LATIN = ("Latin", "Greek", "Cyrillic", "Armenian", "Anglo-Saxon_Futhorc")  # drawn with the same few strokes
+Damage = Callable[[Tensor, torch.Generator], Tensor]
+
+
+class Damaged:
+    """The tasks of a source, their images damaged: support and query alike."""
+
+    def __init__(self, tasks: Episodes, damage: Damage) -> None:
+        self.tasks, self.damage, self.identities = tasks, damage, tasks.identities
+
+    def sample(self, n: int, generator: torch.Generator) -> Task:
+        task = draw(self.tasks, n, generator)
+        halves = (kshot.Batch(self.damage(b.x, generator), b.y, b.ways) for b in (task.support, task.query))
+        return Task(*halves, task.classes)
+
+
+def noisy(x: Tensor, generator: torch.Generator, deviation: float) -> Tensor:
+    return (x + deviation * torch.randn(x.shape, generator=generator)).clamp(0, 1)
+
+
+def occluded(x: Tensor, generator: torch.Generator, side: int) -> Tensor:
+    """A black square somewhere."""
+    size = x.shape[-1]
+    corner = torch.randint(size - side + 1, (2, *x.shape[:-3], 1, 1, 1), generator=generator)
+    along = torch.arange(size)
+    rows, columns = along.view(-1, 1), along.view(1, -1)
+    hidden = (rows >= corner[0]) & (rows < corner[0] + side) & (columns >= corner[1]) & (columns < corner[1] + side)
+    return x.masked_fill(hidden, 0)
+
+
+def thicker(x: Tensor, generator: torch.Generator) -> Tensor:
+    return F.max_pool2d(x.flatten(0, -4), 3, 1, 1).reshape(x.shape)
+
+
+def thinner(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Eroded along each direction by half as much as `thicker` adds, or little would be left."""
+    return -F.max_pool2d(F.pad(-x.flatten(0, -4), (0, 1, 0, 1)), 2, 1).reshape(x.shape)
+
+
+DAMAGES: dict[str, Damage] = {
+    "noise, deviation 0.1": partial(noisy, deviation=0.1),
+    "noise, deviation 0.3": partial(noisy, deviation=0.3),
+    "noise, deviation 0.5": partial(noisy, deviation=0.5),
+    "a hidden square of 7 × 7": partial(occluded, side=7),
+    "a hidden square of 14 × 14": partial(occluded, side=14),
+    "thicker strokes": thicker,
+    "thinner strokes": thinner,
+}
+
+
+def trained(name: str, tasks: Any, runs: Path, **changes: Any) -> kshot.MetaLearner:
+    recipe = recipes.read(RECIPE)
+    settings = {**recipe.training, "steps": STEPS, "average": 0.98, **changes}
+    print(f"training on {name}", flush=True)
+    kshot.fit(recipe.learner(), tasks, out=runs / name, progress=False, **settings)
+    return kshot.load(runs / name)
+
+
+def row(question: str, trained_on: str, tested_on: str, learner: kshot.MetaLearner, tasks: Any) -> dict[str, Any]:
+    found = kshot.evaluate(learner, tasks, EPISODES, curves=False)
+    print(f"{question}: {trained_on} → {tested_on}: {found}", flush=True)
+    return {
+        "question": question,
+        "trained on": trained_on,
+        "tested on": tested_on,
+        "accuracy": found.mean,
+        "interval": found.interval,
+    }
+
+
+def by_alphabets(latin: bool) -> Labelled:
+    """153 characters in four rotations: of the Latin-like alphabets, or of all the others."""
+    every = omniglot("trainval")
+    is_latin = [name.split("/")[0] in LATIN for name in every.names]
+    chosen = [c for c, known in enumerate(is_latin) if known == latin]
+    if not latin:
+        quarter = len(chosen) // 4  # rotations stand one after the other
+        some = torch.randperm(quarter, generator=seeded(0))[: sum(is_latin) // 4].tolist()
+        chosen = [chosen[k * quarter + i] for k in range(4) for i in some]
+    return every.only(chosen)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=Path("runs/across"))
+    runs = parser.parse_args().runs
+    many = {"ways": 60, "shots": 1, "queries": 5, "warp": 1.0}
+    sources: dict[str, Any] = {
+        "Omniglot": Omniglot("trainval", **many),
+        "generated characters": Glyphs("train", classes=4800, **many),
+        "Latin-like alphabets": Episodes(by_alphabets(latin=True), **many),
+        "as many characters of others": Episodes(by_alphabets(latin=False), **many),
+    }
+    learners = {name: trained(name, tasks, runs) for name, tasks in sources.items()}
+    five = Omniglot("trainval", ways=5, shots=1, queries=5, warp=1.0)
+    learners["5-way tasks of Omniglot"] = trained("5-way tasks of Omniglot", five, runs, meta_batch=12)
+
+    drawn, generated = Omniglot("test", 5, 1, 15), Glyphs("test", 5, 1, 15)
+    rows = [
+        row("domains", name, other, learners[name], tasks)
+        for name in ("Omniglot", "generated characters")
+        for other, tasks in (("Omniglot", drawn), ("generated characters", generated))
+    ]
+    rows += [
+        row("alphabets", name, "Omniglot", learners[name], drawn)
+        for name in ("Latin-like alphabets", "as many characters of others")
+    ]
+    rows.append(row("damage", "Omniglot", "nothing", learners["Omniglot"], drawn))
+    rows += [
+        row("damage", "Omniglot", name, learners["Omniglot"], Damaged(drawn, damage))
+        for name, damage in DAMAGES.items()
+    ]
+    for name in ("5-way tasks of Omniglot", "Omniglot"):
+        title = "5-way tasks" if name.startswith("5") else "60-way tasks"
+        for ways in (5, 20, 50):
+            rows.append(row("ways", title, f"{ways}-way", learners[name], Omniglot("test", ways, 1, 5)))
+        varied = Omniglot("test", (5, 20), (1, 5), 5, balanced=False)
+        rows.append(row("ways", title, "5 to 20 ways, 1 to 5 shots", learners[name], varied))
+    pixels = kshot.NearestCentroid(distance="cosine")
+    rows += [
+        row("domains", "raw pixels", name, pixels, tasks)
+        for name, tasks in (("Omniglot", drawn), ("generated characters", generated))
+    ]
+    settings = {"recipe": recipes.read(RECIPE).settings, "steps": STEPS, "test tasks": EPISODES, "Latin-like": LATIN}
+    settings["parameters"] = sum(p.numel() for p in Conv4().parameters())
+    print("written to", record("across", settings, rows))
+
+
+if __name__ == "__main__":
+    main()
