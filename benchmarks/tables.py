@@ -343,7 +343,23 @@ def beside_paper(row: Row, kept: Kept) -> str:
     return f"{ours}{star}{missed} / {published}"
 
 
-COLLECTED: dict[str, Callable[[dict[str, Kept]], str]] = {"omniglot": omniglot}
+def sinusoid_paper(kept: dict[str, Kept]) -> str:
+    """A row for the points, a column for the steps."""
+    found = kept["sinusoid-maml-paper"]
+    names = [row.name.split(", ") for row in found.paper.rows]
+    points, steps = (list(dict.fromkeys(part)) for part in zip(*names, strict=True))
+    rows = [(p, *(str(found.ours(f"{p}, {s}")) for s in steps)) for p in points]
+    note = (
+        f"\n\n± over 1,000 test tasks; behind ‖ the standard deviation of {len(found.seeds)} seeds. `{found.command}`, "
+    )
+    note += f"{found.minutes:.1f} minutes a seed."
+    return table(("squared error from", *(f"after {s}" for s in steps)), rows) + note
+
+
+COLLECTED: dict[str, Callable[[dict[str, Kept]], str]] = {
+    "omniglot": omniglot,
+    "sinusoid-maml-paper": sinusoid_paper,
+}
 
 
 def filled(text: str) -> str:
