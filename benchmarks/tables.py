@@ -349,9 +349,8 @@ def sinusoid_paper(kept: dict[str, Kept]) -> str:
     names = [row.name.split(", ") for row in found.paper.rows]
     points, steps = (list(dict.fromkeys(part)) for part in zip(*names, strict=True))
     rows = [(p, *(str(found.ours(f"{p}, {s}")) for s in steps)) for p in points]
-    note = (
-        f"\n\n± over 1,000 test tasks; behind ‖ the standard deviation of {len(found.seeds)} seeds. `{found.command}`, "
-    )
+    note = "\n\n± over 1,000 test tasks; of several seeds the mean, and their standard deviation behind ‖. "
+    note += f"Seeds: {len(found.seeds)} of {found.paper.seeds}. `{found.command}`, "
     note += f"{found.minutes:.1f} minutes a seed."
     return table(("squared error from", *(f"after {s}" for s in steps)), rows) + note
 
