@@ -16,6 +16,7 @@ import kshot
 from kshot import InputError, recipes
 from kshot.cli import app
 from kshot.evidence import measure_again, reached, read_all, read_kept
+from kshot.evidence.kept import Ours
 from kshot.recipes.paper import Row, read_paper
 from kshot.tasks import Sinusoids
 
@@ -97,25 +98,16 @@ def test_every_seed_is_trained_measured_and_kept(place: Path) -> None:
     assert "0.001 ✗" in said
 
 
-def read_kept_from(content: bytes) -> Any:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "moment.json"
-        path.write_bytes(content)
-        return read_kept(path).seeds[0].figures
-
-
 def test_what_was_measured_is_not_trained_again_unless_the_settings_changed(place: Path) -> None:
     reproduce(place, "--seed", "0")
-    before = (place / "results" / "moment.json").read_bytes()
+    path = place / "results" / "moment.json"
+    before, was = path.read_bytes(), read_kept(path).seeds[0].figures
     assert "seed 0: measured on" in reproduce(place, "--seed", "0")
     assert (place / "results" / "moment.json").read_bytes() == before
     # A figure that means something else is measured again, of the run as it is; a target is only written.
     (place / "moment.toml").write_text(RECIPE.replace('"one step", pub', '"one step", test = { shots = 20 }, pub'))
     assert "seed 0: one step" in reproduce(place, "--seed", "0")
-    now = read_kept(place / "results" / "moment.json").seeds[0].figures
-    was = read_kept_from(before)
+    now = read_kept(path).seeds[0].figures
     assert now["one step"] != was["one step"]
     assert now["three steps, 10 points"].mean == was["three steps, 10 points"].mean
     (place / "moment.toml").write_text(RECIPE)
@@ -212,19 +204,21 @@ def test_two_ranks_train_both_seeds_and_one_writes(place: Path) -> None:
     assert [seed.seed for seed in read_kept(place / "results" / "moment.json").seeds] == [0, 1]
 
 
-def test_a_target_is_reached_as_it_is_shown() -> None:
-    """To the two places of the tables, no more."""
-    from kshot.evidence.kept import Ours
+def test_a_target_is_reached_or_not() -> None:
+    """By the figure itself, not as it is rounded for a table."""
 
     def ours(mean: float, metric: str = "accuracy") -> Ours:
         return Ours(metric, mean, 0.1, None, 1, False)
 
     row = Row("5-way 1-shot", target=99.0)
-    assert reached(row, ours(98.996))
-    assert not reached(row, ours(98.99))
+    assert reached(row, ours(99.0))
+    assert not reached(row, ours(98.996))
+    assert reached(Row("x", target=-9.0), ours(-8.0, "return"))
     assert reached(Row("x", target=0.1), ours(0.1, "mse"))
-    assert not reached(Row("x", target=0.1), ours(0.11, "mse"))
+    assert not reached(Row("x", target=0.1), ours(0.1004, "mse"))
+    assert not reached(Row("x", target=0.1), ours(float("nan"), "mse"))
     assert reached(Row("x"), ours(1.0)) is None
+    assert reached(row, None) is None
 
 
 def test_a_learner_that_diverges_is_kept_as_such(place: Path) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from kshot.types import InputError
 
@@ -37,6 +40,15 @@ def write(path: str | Path, content: bytes | str) -> None:
         if beside is not None:
             with contextlib.suppress(OSError):
                 os.unlink(beside)
+
+
+def finite(value: Any) -> Any:
+    """What a JSON file is to hold: null for a number that is none, such as the error of a learner that diverged."""
+    if isinstance(value, Mapping):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def why_not_written(path: Path, error: OSError, size: int) -> str:

@@ -76,7 +76,7 @@ def refuse_seen(learner: MetaLearner, tasks: TaskSource) -> str | None:
     if both:
         raise InputError(
             f"{len(both)} of the {len(classes)} classes to evaluate on are ones that the learner was trained on"
-            f"{_such_as(both)}: evaluate on other classes, or pass allow_seen=True to measure how it does on known ones"
+            f"{_such_as(both)}: evaluate on other classes, or give evaluate(…, allow_seen=True) to see how it does on known ones"
         )
     if not classes or not learner.seen:
         return None

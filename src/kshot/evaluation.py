@@ -8,6 +8,7 @@ import operator
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -135,7 +136,6 @@ def evaluate(
     curve_steps: int | None = None,
     curve_episodes: int = 100,
     allow_seen: bool = False,
-    audited: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure on fresh tasks. Nothing is trained, and the same seed gives the same tasks to any learner.
@@ -146,23 +146,49 @@ def evaluate(
     curves: also the metric after 0…curve_steps steps (for learners that learn in steps; 10, or all that it takes) and
     against shots (for sources that can be asked for them), each over `curve_episodes` tasks.
     allow_seen: permit classes that the learner was trained on.
-    audited: whether all that was looked at before, as `fit` does for its validations.
     progress: called with (tasks done, tasks in all).
     """
     check_learner(learner)
     check_seed(seed)
     seed = operator.index(seed)
+    with _measuring(learner, seed):
+        audit = before_evaluation(learner, tasks, seed, allow_seen, _device(learner))
+    found = measure(
+        learner, tasks, episodes, seed,
+        curves=curves, curve_steps=curve_steps, curve_episodes=curve_episodes, progress=progress,
+    )  # fmt: skip
+    return replace(found, audit=audit)
+
+
+def measure(
+    learner: MetaLearner,
+    tasks: TaskSource,
+    episodes: int,
+    seed: int,
+    *,
+    curves: bool,
+    curve_steps: int | None = None,
+    curve_episodes: int = 100,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """evaluate, of tasks that the auditor has seen, as those that a training is validated on."""
     if not isinstance(episodes, int) or episodes < 2:
         raise InputError(f"episodes={episodes}: an interval needs at least 2 tasks, papers use 600 or more")
     steps = max(10, _steps_taken(learner)) if curve_steps is None else curve_steps
+    with _measuring(learner, seed):
+        found = _evaluate(learner, tasks, episodes, seed, curves, steps, min(curve_episodes, episodes), progress)
+        return replace(found, tasks=_fingerprint(tasks, seed))
+
+
+@contextmanager
+def _measuring(learner: MetaLearner, seed: int) -> Iterator[None]:
+    """Nothing is trained, and nobody's random numbers are shifted."""
     was_training = learner.training
     learner.eval()
     try:
         with torch.no_grad(), torch.random.fork_rng():
-            audit = [] if audited else before_evaluation(learner, tasks, seed, allow_seen, _device(learner))
             torch.manual_seed(seed)
-            found = _evaluate(learner, tasks, episodes, seed, curves, steps, min(curve_episodes, episodes), progress)
-            return replace(found, audit=audit, tasks=_fingerprint(tasks, seed))
+            yield
     finally:
         learner.train(was_training)
 

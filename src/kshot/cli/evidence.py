@@ -25,7 +25,7 @@ from kshot.types import InputError
 
 
 def reproduce(
-    recipe: Annotated[str | None, typer.Argument(help="A recipe with a [paper] section.", show_default=False)] = None,
+    recipe: Annotated[str | None, typer.Argument(help="A recipe with a \\[paper] section.", show_default=False)] = None,
     show: Annotated[
         bool, typer.Option("--list", help="Show every figure: the paper's, ours, and what it took.")
     ] = False,
@@ -108,8 +108,9 @@ def _compared(run: str, c: Comparison) -> Table:
         table.add_column(column)
     table.add_row(run, shown(c.mean, c.interval, c.transductive))
     for other in c.others:
-        gap = f"{scale * other.difference:+.3g} ± {scale * other.difference_interval:.2g}{unit}"
-        verdict = ("better" if other.difference * better > 0 else "worse") if other.shown else "no difference shown"
+        d = other.difference
+        gap = f"{scale * d.mean:+.3g} ± {scale * d.interval:.2g}{unit}"
+        verdict = ("better" if d.mean * better > 0 else "worse") if d.shown else "no difference shown"
         table.add_row(other.run, shown(other.mean, other.interval, other.transductive), gap, verdict)
     few = f", fewer than the {ENOUGH} of papers" if c.episodes < ENOUGH else ""
     table.caption = f"the same {c.episodes:,} test tasks for all{few}, seed {c.seed}; 95 % intervals over tasks"

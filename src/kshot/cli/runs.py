@@ -46,7 +46,7 @@ def train(
 def evaluate_run(
     run: Run,
     episodes: Annotated[
-        int | None, typer.Option(help="Test tasks to average over.  [default: the recipe's, 600]")
+        int | None, typer.Option(help="Test tasks to average over.  \\[default: the recipe's, 600]")
     ] = None,
     seed: Seed = 0,
     change: Changes = [],  # noqa: B006

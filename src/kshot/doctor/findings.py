@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from kshot import atomic
+
 
 @dataclass(frozen=True)
 class Range:
@@ -133,17 +135,9 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON, with null for what is not a finite number."""
-        found: dict[str, Any] = _plain(asdict(self))
+        found: dict[str, Any] = atomic.finite(asdict(self))
         for mode, kept in zip(self.modes, found["modes"], strict=True):
             if mode.forecast:
                 f = mode.forecast
                 kept["forecast"] |= {"bytes": f.bytes, "a_step": f.a_step, "deviation": f.deviation}
         return found
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

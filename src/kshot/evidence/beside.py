@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from kshot import atomic
-from kshot.evaluation import Evaluation, compare
-from kshot.evidence.kept import Figure
+from kshot.evaluation import Difference, Evaluation, compare
+from kshot.evidence.kept import Figure, restored
 from kshot.types import InputError
 
 FIGURES = "figures.json"
@@ -19,19 +19,13 @@ COMPARISON = "comparison.json"
 
 @dataclass(frozen=True)
 class Other:
-    """A run measured on the same tasks. difference: it, less the run that it stands beside, task by task."""
+    """A run measured on the same tasks. difference: it, less the run that it stands beside."""
 
     run: str
     mean: float
     interval: float
     transductive: bool
-    difference: float
-    difference_interval: float
-
-    @property
-    def shown(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return abs(self.difference) > self.difference_interval
+    difference: Difference
 
 
 @dataclass(frozen=True)
@@ -49,37 +43,34 @@ class Comparison:
 
 
 def compared(this: Evaluation, others: Sequence[tuple[str, Evaluation]], changes: Sequence[str] = ()) -> Comparison:
-    rows = []
-    for name, other in others:
-        d = compare(other, this)
-        rows.append(Other(name, other.mean, other.interval, other.transductive, d.mean, d.interval))
+    rows = [Other(name, e.mean, e.interval, e.transductive, compare(e, this)) for name, e in others]
     return Comparison(
         this.metric, this.mean, this.interval, this.transductive, this.episodes, this.seed, list(changes), rows
     )
 
 
 def keep_comparison(run: Path, found: Comparison) -> None:
-    atomic.write(run / COMPARISON, json.dumps(asdict(found), indent=1, ensure_ascii=False))
+    atomic.write(run / COMPARISON, json.dumps(atomic.finite(asdict(found)), indent=1, ensure_ascii=False))
 
 
 def read_comparison(run: Path) -> Comparison | None:
     kept = _read(run / COMPARISON)
     try:
-        others = [Other(**other) for other in kept.pop("others", [])]
+        others = [Other(**{**o, "difference": Difference(**o["difference"])}) for o in kept.pop("others", [])]
         return Comparison(**kept, others=others) if others else None
     except (KeyError, TypeError) as error:
         raise _damaged(run / COMPARISON, error) from error
 
 
 def keep_figures(run: Path, found: Mapping[str, Figure]) -> None:
-    atomic.write(run / FIGURES, json.dumps({name: asdict(figure) for name, figure in found.items()}, indent=1))
+    atomic.write(run / FIGURES, json.dumps(atomic.finite({n: asdict(f) for n, f in found.items()}), indent=1))
 
 
 def read_figures(run: Path) -> dict[str, Figure]:
     """By the name of the paper's row; empty where nothing was measured."""
     try:
-        return {name: Figure(**figure) for name, figure in _read(run / FIGURES).items()}
-    except (AttributeError, TypeError) as error:
+        return {name: restored(figure) for name, figure in _read(run / FIGURES).items()}
+    except (AttributeError, KeyError, TypeError) as error:
         raise _damaged(run / FIGURES, error) from error
 
 

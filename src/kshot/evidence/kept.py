@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kshot import atomic
-from kshot.evaluation import Evaluation
+from kshot.evaluation import HIGHER_IS_BETTER, Evaluation
 from kshot.evidence.origin import machine, versions
 from kshot.recipes import Recipe
 from kshot.recipes.paper import Paper, Row, read_paper
@@ -109,7 +109,7 @@ class Kept:
 
     def write(self, results: Path) -> Path:
         path = results / f"{self.name}.json"
-        text = json.dumps(_as_json(asdict(self)), indent=1, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(atomic.finite(asdict(self)), indent=1, ensure_ascii=False, allow_nan=False)
         atomic.write(path, text + "\n")
         return path
 
@@ -118,10 +118,7 @@ def reached(row: Row, ours: Ours | None) -> bool | None:
     """Whether the row's target was; None where nothing is known."""
     if ours is None or row.target is None:
         return None
-    if not math.isfinite(ours.mean):
-        return False
-    rounded = round(ours.mean, 2 if ours.metric == "accuracy" else 3)
-    return rounded <= row.target if ours.metric == "mse" else rounded >= row.target
+    return ours.mean >= row.target if ours.metric in HIGHER_IS_BETTER else ours.mean <= row.target
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
@@ -137,7 +134,7 @@ def of_recipe(recipe: Recipe) -> Kept:
 
 def read_kept(path: Path) -> Kept:
     try:
-        return _restored(json.loads(path.read_text()))
+        return _of_json(json.loads(path.read_text()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path} cannot be read ({error}): remove it, and `kshot reproduce {path.stem}` again"
@@ -150,24 +147,16 @@ def read_all(results: Path) -> dict[str, Kept]:
     return {path.stem: read_kept(path) for path, text in texts.items() if '"reproduces"' in text}
 
 
-def _restored(kept: Mapping[str, Any]) -> Kept:
+def _of_json(kept: Mapping[str, Any]) -> Kept:
     known = {f.name for f in fields(Kept)}
     seeds = [
-        Seed(**{**seed, "figures": {name: _figure(figure) for name, figure in seed["figures"].items()}})
+        Seed(**{**seed, "figures": {name: restored(figure) for name, figure in seed["figures"].items()}})
         for seed in kept["seeds"]
     ]
     return Kept(**{**{key: value for key, value in kept.items() if key in known}, "seeds": seeds})
 
 
-def _figure(kept: Mapping[str, Any]) -> Figure:
+def restored(kept: Mapping[str, Any]) -> Figure:
+    """The inverse of asdict, after a trip through JSON."""
     numbers = {name: math.nan if kept[name] is None else kept[name] for name in ("mean", "interval")}
     return Figure(**{**kept, **numbers})
-
-
-def _as_json(value: Any) -> Any:
-    """JSON has no number for the error of a learner that diverged: null."""
-    if isinstance(value, Mapping):
-        return {key: _as_json(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_as_json(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

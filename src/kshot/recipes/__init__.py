@@ -122,14 +122,14 @@ class Recipe:
         chosen: dict[str, Any] = {k: v for k, v in section.items() if k not in SPLITS} | section.get(split, {})
         return chosen
 
-    def changed(self, *changes: str) -> Recipe:
-        """With other settings, 'training.seed=1'."""
+    def changed(self, *changes: str, few: bool = False) -> Recipe:
+        """With other settings, 'training.seed=1'. few: as in read."""
         settings = copy.deepcopy(self.settings)
         for change in changes:
             _change(settings, change)
-        return Recipe(self.name, settings, self.origin).checked()
+        return Recipe(self.name, settings, self.origin).checked(few)
 
-    def checked(self) -> Recipe:
+    def checked(self, few: bool = False) -> Recipe:
         """Raise InputError for what is misspelt or missing; building learner and tasks checks the rest."""
         _check_keys(self.settings, _SECTIONS, "the recipe")
         for section in ("learner", "tasks"):
@@ -141,7 +141,7 @@ class Recipe:
         _check_keys(self.settings.get("training", {}), tuple(self.kind.training.__dataclass_fields__), "[training]")
         self.kind.training(**self.training)
         evaluation = self.settings.get("evaluation", {})
-        episodes, few = evaluation.get("episodes", ENOUGH), evaluation.get("few", False)
+        episodes, few = evaluation.get("episodes", ENOUGH), few or evaluation.get("few", False)
         if not isinstance(episodes, int) or episodes < 2:
             raise InputError(f"[evaluation] has episodes={episodes!r}: give a whole number of at least 2")
         if episodes < ENOUGH and few is not True:
@@ -158,8 +158,11 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
-def read(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
-    """A recipe of the package by name, or a .toml file; changes are 'training.steps=100'."""
+def read(name: str | Path, changes: Sequence[str] = (), *, few: bool = False) -> Recipe:
+    """A recipe of the package by name, or a .toml file; changes are 'training.steps=100'.
+
+    few: allow fewer test tasks than papers average over, also where the recipe does not say so.
+    """
     path = Path(name) if str(name).endswith(".toml") else FOLDER / f"{name}.toml"
     if str(name).endswith(".toml") and not path.is_file():
         raise InputError(f"there is no recipe file {path}: check the path, or name a recipe that `kshot list` shows")
@@ -171,7 +174,7 @@ def read(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
         settings = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid TOML: {error}; mend that line, texts stand in quotes") from error
-    return Recipe(path.stem, settings, str(name)).changed(*changes)
+    return Recipe(path.stem, settings, str(name)).changed(*changes, few=few)
 
 
 def to_toml(settings: Mapping[str, Any]) -> str:

@@ -48,6 +48,4 @@ def recipe_of(run: Path, changes: list[str]) -> Recipe:
         raise InputError(
             f"{run} is not the folder of a run, it has no {RECIPE}: make one with `kshot train … --out {run}`"
         )
-    return Recipe(
-        run.name, read(run / RECIPE, ["evaluation.few=true", *changes]).settings
-    )  # what is measured says if they are few
+    return Recipe(run.name, read(run / RECIPE, changes, few=True).settings)  # who measures a run says how many tasks

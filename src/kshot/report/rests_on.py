@@ -67,8 +67,8 @@ def _beside_others(r: Report, c: Comparison) -> str:
 
     rows = [(f"{r.run} (this run)", shown(c.mean, c.interval, c.transductive), "", "")]
     for other in c.others:
-        gap = f"{_signed(factor * other.difference)} ± {factor * other.difference_interval:.2f}"
-        verdict = "more than chance" if other.shown else "no difference shown"
+        gap = f"{_signed(factor * other.difference.mean)} ± {factor * other.difference.interval:.2f}"
+        verdict = "more than chance" if other.difference.shown else "no difference shown"
         rows.append((other.run, shown(other.mean, other.interval, other.transductive), gap, verdict))
     changes = f", with {', '.join(c.changes)}" if c.changes else ""
     caption = f"Other runs on the very same {c.episodes:,} tasks{changes}; {metric_name(c.metric)}{f' in {unit}' if unit else ''}"

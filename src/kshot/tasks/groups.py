@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -80,9 +81,8 @@ class Groups:
         return Task(batch(rows[:, : self.shots]), batch(rows[:, self.shots :]))
 
     def _of(self, data: Labelled, shots: int) -> Groups:
-        made = object.__new__(Groups)
-        made.data, made.y = data, self.y
-        made.shots, made.queries, made.small_groups = shots, self.queries, "error"
+        made = copy.copy(self)
+        made.data, made.shots, made.small_groups = data, shots, "error"
         made._drop_small_groups()
         return made
 

@@ -7,7 +7,6 @@ classes that ProtAugment (Dopierre, Gravier, Logerais 2021) published and its su
 from __future__ import annotations
 
 import json
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from typing import Any, Literal
 from kshot.tasks.episodes import Count, Episodes
 from kshot.tasks.files import from_jsonl
 from kshot.tasks.labelled import Labelled
+from kshot.tasks.real_data import folder_of
 from kshot.tasks.texts import hash_texts
 from kshot.types import InputError
 
@@ -57,14 +57,8 @@ def sentences(dataset: str, root: str | Path | None = None) -> list[str]:
 
 
 def _root(root: str | Path | None) -> Path:
-    if root is not None:
-        return Path(root).expanduser()
-    if not (data := os.environ.get("KSHOT_DATA")):
-        raise InputError(
-            "where the intents lie is not known: give root='a folder', or set the environment variable KSHOT_DATA to the "
-            "folder that holds intents/ (in a recipe: --set tasks.root=DIR)"
-        )
-    return Path(data).expanduser() / "intents"
+    more = " (in a recipe: --set tasks.root=DIR)"
+    return folder_of("intents", root, called="the intents lie is", more=more)
 
 
 def _folder(root: Path, dataset: str) -> Path:

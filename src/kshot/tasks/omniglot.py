@@ -24,6 +24,7 @@ from kshot.tasks.download import fetch
 from kshot.tasks.episodes import Count, Episodes
 from kshot.tasks.images import UNREADABLE, as_square
 from kshot.tasks.labelled import Labelled
+from kshot.tasks.real_data import folder_of
 from kshot.types import InputError
 
 Split = Literal["train", "val", "trainval", "test"]
@@ -92,15 +93,8 @@ def split_of(character: str) -> Literal["train", "val", "test"]:
 
 
 def _root(root: str | Path | None) -> Path:
-    if root is not None:
-        return Path(root).expanduser()
-    if not (data := os.environ.get("KSHOT_DATA")):
-        raise InputError(
-            "where Omniglot lies is not known: give root='a folder', or set the environment variable KSHOT_DATA to the "
-            "folder that holds omniglot/; with download=True it is brought there "
-            "(in a recipe: --set tasks.root=DIR --set tasks.download=true)"
-        )
-    return Path(data).expanduser() / "omniglot"
+    more = "; with download=True it is brought there (in a recipe: --set tasks.root=DIR --set tasks.download=true)"
+    return folder_of("omniglot", root, called="Omniglot lies is", more=more)
 
 
 def _drawings(root: Path, size: int, download: bool) -> Drawings:

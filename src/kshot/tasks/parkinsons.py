@@ -6,7 +6,6 @@ the data set interpolates by straight lines: a patient's day and few scores near
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from kshot.tasks.groups import Groups
+from kshot.tasks.real_data import folder_of
 from kshot.types import InputError
 
 Split = Literal["train", "val", "test"]
@@ -47,14 +47,8 @@ def Parkinsons(
 
 
 def _root(root: str | Path | None) -> Path:
-    if root is not None:
-        return Path(root).expanduser()
-    if not (data := os.environ.get("KSHOT_DATA")):
-        raise InputError(
-            "where the recordings lie is not known: give root='a folder', or set the environment variable KSHOT_DATA to the "
-            "folder that holds parkinsons/ (UCI Machine Learning Repository, data set 189)"
-        )
-    return Path(data).expanduser() / "parkinsons"
+    more = " (UCI Machine Learning Repository, data set 189; in a recipe: --set tasks.root=DIR)"
+    return folder_of("parkinsons", root, called="the recordings lie is", more=more)
 
 
 def _rows(path: Path) -> NDArray[np.float64]:

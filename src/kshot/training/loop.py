@@ -18,7 +18,7 @@ from torch import nn
 
 from kshot import atomic
 from kshot.audit import before_training
-from kshot.evaluation import HIGHER_IS_BETTER, Evaluation, evaluate
+from kshot.evaluation import HIGHER_IS_BETTER, Evaluation, measure
 from kshot.learner import MetaLearner, check_learner
 from kshot.settings import suggestion
 from kshot.training import checkpoint
@@ -242,8 +242,7 @@ class Run:
         return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
 
     def measure(self) -> Evaluation:
-        seed = self.t.seed + VALIDATION
-        return evaluate(self.learner, self.validate, self.t.validate_episodes, seed, curves=False, audited=True)
+        return measure(self.learner, self.validate, self.t.validate_episodes, self.t.seed + VALIDATION, curves=False)
 
     def _kept(self) -> AbstractContextManager[None]:
         """Within it, the weights are those that are validated and kept."""
@@ -262,15 +261,15 @@ class Run:
                 self.best_weights = {name: t.clone() for name, t in self.learner.state_dict().items()}
 
     def _end(self) -> None:
-        """The best learner, by validation, is the one that stays."""
+        """The best learner, by validation, is the one that stays; where none was, the average, if there is one."""
+        if self.average:
+            torch._foreach_copy_(self.average.parameters, self.average.weights)
         if self.validate is not None:
             self.ranks.agree(None)  # all wait for the first, which validates and writes
             if self.out is not None and (self.out / checkpoint.BEST).is_file():  # not if no validation was finite
                 checkpoint.fill(self.learner, checkpoint.read(self.out / checkpoint.BEST)[1], self.out)
             elif self.best_weights:
                 self.learner.load_state_dict(self.best_weights)
-        elif self.average:
-            torch._foreach_copy_(self.average.parameters, self.average.weights)
         self.learner.eval()
 
     def _save(self) -> None:
