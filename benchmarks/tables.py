@@ -444,8 +444,7 @@ def picture_of_learning_speed(r: Result) -> bytes:
                 )
                 ends.append((mean[-1], row["learner"], colour, at[-1]))
             spread_labels(ax, ends)
-            if key == "shots":
-                ax.set_xticks(SOME_SHOTS)
+            ax.set_xticks(SOME_SHOTS if key == "shots" else SOME_STEPS)
 
     return png(draw, 9.6, 4.6)
 

@@ -33,6 +33,7 @@ _TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "hypergradient": HYPERGRADIENTS,
 }
 _UNKNOWN = "not rebuildable"
+MOST = 40  # names that an error lists
 _PLAIN = (str, int, float, type(None))
 
 
@@ -175,4 +176,5 @@ def suggestion(wrong: str, known: Iterable[str]) -> str:
     """'did you mean …?' for a misspelt name, else what there is."""
     known = sorted(known)
     close = difflib.get_close_matches(wrong, known, 1)
-    return f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(known)}"
+    some = known if len(known) <= MOST else [*known[:3], "…"]
+    return f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(some)}"
