@@ -76,14 +76,42 @@ def test_a_recording_is_the_learners_loss_and_gradient(name: str) -> None:
     learner, tasks, others = case.build(), case.tasks(tasks=2), case.tasks(tasks=2, seed=1)
     if not any(p.requires_grad for p in learner.parameters()):
         return
-    learner.progress = 0.5
     meta_loss(learner, tasks, "loop")
     for way in ("loop", "vmap"):
-        if learner.progress_was_read:
-            with pytest.raises(NotCompiled, match="progress"):
-                record(learner, losses_by(learner, way), tasks)  # type: ignore[arg-type]
-            continue
         assert_recorded(learner, tasks, others, way)
+
+
+@pytest.mark.parametrize("way", ["loop", "vmap"])
+@pytest.mark.parametrize(("recorded_at", "replayed_at"), [(0.02, 0.12), (0.2, 0.29), (0.4, 0.9)])
+def test_a_recording_computes_with_the_progress(recorded_at: float, replayed_at: float, way: str) -> None:
+    tasks = classification(tasks=2)
+    learner = kshot.MAMLPlusPlus(MLP(4, (5,), 3).double(), steps=3)
+    learner.progress = recorded_at
+    recorded = record(learner, losses_by(learner, way), tasks)  # type: ignore[arg-type]
+    learner.progress = replayed_at
+    torch.testing.assert_close(
+        replayed(learner, tasks, recorded), eager(learner, tasks, way), rtol=1e-6, atol=1e-7
+    )  # it is a float32
+
+
+def test_a_training_with_stages_compiles_each_and_is_the_eager_one() -> None:
+    found = []
+    for compile in (False, True):
+        torch.manual_seed(0)
+        learner = kshot.MAMLPlusPlus(MLP(1, (8,), 1), steps=2, loss="mse", multi_step=0.25, first_order=0.5)
+        kshot.fit(learner, Sinusoids(), steps=12, meta_batch=2, vectorize="vmap", compile=compile, progress=False)
+        found.append([p.detach() for p in learner.parameters()])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_loss_that_decides_by_the_progress_outside_of_its_stage_is_not_compiled() -> None:
+    class Hasty(kshot.ProtoNet):
+        def loss(self, task: Task) -> Tensor:
+            return super().loss(task) * (2 if self.progress < 0.5 else 1)
+
+    learner = Hasty(MLP(4, (5,)).double())
+    with pytest.raises(NotCompiled):
+        record(learner, losses_by(learner, "loop"), classification(tasks=2))
 
 
 @pytest.mark.parametrize("way", ["loop", "vmap"])

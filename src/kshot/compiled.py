@@ -79,7 +79,7 @@ class Compiled:
         raise NotCompiled(first_line(reason)) from reason
 
     def __call__(self, learner: MetaLearner, tasks: Task) -> tuple[Tensor, Gradient]:
-        own = _tensors(learner)
+        own = _tensors(learner, tasks)
         if len(tasks) <= self.size:
             loss, *total = self._run([*own, *_leaves(tasks)], len(tasks))
             return loss, total
@@ -172,22 +172,26 @@ class _Clock(Interpreter):
 
 
 def record(learner: MetaLearner, losses: Losses, tasks: Task, of: int = 1) -> GraphModule:
-    """(*the learner's tensors, *the tasks' tensors) -> (losses, summed, over `of`; *their gradient), for tasks of this shape."""
+    """(its progress, *the learner's tensors, *the tasks' tensors) -> (losses, summed, over `of`; *their gradient).
+
+    For tasks of this shape, and the learner at this stage.
+    """
     names = [name for name, _ in (*learner.named_parameters(), *learner.named_buffers())]
     trained = [name for name, p in learner.named_parameters() if p.requires_grad]
 
-    def step(*tensors: Tensor) -> tuple[Tensor | None, ...]:
+    def step(progress: Tensor, *tensors: Tensor) -> tuple[Tensor | None, ...]:
         held, leaves = dict(zip(names, tensors, strict=False)), tensors[len(names) :]
         at = [held[name].detach().requires_grad_() for name in trained]
-        with standing_in(learner, held | dict(zip(trained, at, strict=True))), torch.enable_grad():
-            value = losses(_task(tasks, leaves)).sum() / of
+        learner._recorded_share = progress
+        try:
+            with standing_in(learner, held | dict(zip(trained, at, strict=True))), torch.enable_grad():
+                value = losses(_task(tasks, leaves)).sum() / of
+        finally:
+            learner._recorded_share = None
         grads = torch.autograd.grad(value, at, allow_unused=True)
         return value.detach(), *(None if g is None else g.detach() for g in grads)
 
-    learner.progress_was_read = False
     recorded = _traced(step, inputs(learner, tasks))
-    if learner.progress_was_read:
-        raise NotCompiled("its loss changes with the progress of the training")
     recorded.graph.eliminate_dead_code()
     recorded.recompile()
     return recorded
@@ -247,11 +251,12 @@ def scaled(gradient: Gradient, by: Tensor | float) -> Gradient:
 
 def inputs(learner: MetaLearner, tasks: Task) -> list[Tensor]:
     """Of a recording."""
-    return [*_tensors(learner), *_leaves(tasks)]
+    return [*_tensors(learner, tasks), *_leaves(tasks)]
 
 
-def _tensors(learner: MetaLearner) -> list[Tensor]:
-    return [t.detach() for t in (*learner.parameters(), *learner.buffers())]
+def _tensors(learner: MetaLearner, tasks: Task) -> list[Tensor]:
+    progress = torch.tensor(learner.progress, dtype=torch.float32, device=tasks.support.x.device)
+    return [progress, *(t.detach() for t in (*learner.parameters(), *learner.buffers()))]
 
 
 def _leaves(tasks: Task) -> list[Tensor]:

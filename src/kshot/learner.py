@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, cast
 
 import torch.nn.functional as F
@@ -47,22 +47,30 @@ class MetaLearner(nn.Module, ABC):
     seen: the identities of the classes that it was trained on; evaluation refuses to meet them again.
     features: the shape of one example of its training, such as (1, 28, 28).
     progress: the share of its training that is done; `fit` says so before each outer step, for losses that change with it.
+    These compute with it, for a compiled step has it as a tensor, and decide by `stage` alone.
     """
 
     criterion: Criterion
     seen: frozenset[str] = frozenset()
     features: tuple[int, ...] | None = None
-    progress_was_read = False
-    _progress = 1.0
+    _share = 1.0
+    _recorded_share: Tensor | None = None
 
     @property
-    def progress(self) -> float:
-        self.progress_was_read = True
-        return self._progress
+    def progress(self) -> float | Tensor:
+        return self._share if self._recorded_share is None else self._recorded_share
 
     @progress.setter
     def progress(self, share: float) -> None:
-        self._progress = share
+        self._share = share
+
+    @property
+    def stage(self) -> Any:
+        return self.stage_at(self._share)
+
+    def stage_at(self, progress: float) -> Hashable:
+        """What the loss decides by its progress, such as that it is early; a step is compiled for each stage."""
+        return None
 
     @abstractmethod
     def adapt(self, support: Batch) -> Any:

@@ -27,7 +27,7 @@ CHUNKS = (4, 8)
 MANY = 16  # compiled steps of one learner
 LARGE = 0.005  # seconds of a task
 ALONE = 1.15  # a few tasks are that much quicker alone than as a part of all
-_MOVES = ("_progress", "progress_was_read", "_all_used", "seen", "features")  # what no compiled step depends on
+_MOVES = ("_share", "_recorded_share", "_all_used", "seen", "features")  # what no compiled step depends on
 _compiled: WeakKeyDictionary[MetaLearner, dict[Any, Compiled]] = WeakKeyDictionary()
 
 
@@ -91,7 +91,7 @@ def _settings(learner: MetaLearner) -> tuple[Any, ...]:
         for name, v in (*vars(module).items(), ("hooks", [*module._forward_pre_hooks, *module._forward_hooks]))
         if name not in _MOVES and (name[0] != "_" or v.__hash__ is not None)
     ]
-    return trained, *attributes
+    return trained, learner.stage, *attributes
 
 
 def _plain(v: Any) -> Any:

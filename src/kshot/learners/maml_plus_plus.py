@@ -84,14 +84,17 @@ class MAMLPlusPlus(GradientLearner):
         return way
 
     def outer(self, task: Task) -> Tensor:
-        way = FirstOrder() if self.progress < self.first_order else self._way
-        path = list(self.descend(task.support, self.steps, way))
-        early = max(0.0, 1 - self.progress / self.multi_step) / self.steps if self.multi_step else 0.0
+        after_every_step, exactly = self.stage
+        path = list(self.descend(task.support, self.steps, self._way if exactly else FirstOrder()))
         last = self.judge(self.predict(path[-1], task.query.x), task.query)
-        if not early:
+        if not after_every_step:
             return last
+        weight = (1 - self.progress / self.multi_step) / self.steps  # of each step but the last
         before = [self.judge(self.predict(fitted, task.query.x), task.query) for fitted in path[1:-1]]
-        return (1 - early * len(before)) * last + early * sum(before, torch.zeros_like(last))
+        return (1 - weight * len(before)) * last + weight * sum(before, torch.zeros_like(last))
+
+    def stage_at(self, progress: float) -> tuple[bool, bool]:
+        return progress < self.multi_step, progress >= self.first_order
 
     def at_step(self, params: Params, step: int) -> Params:
         tables = {name.replace("/", "."): rows for name, rows in self.per_step.items()}
