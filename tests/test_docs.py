@@ -216,6 +216,7 @@ OPTIONS: dict[str, list[Callable[..., Any]]] = {
         kshot.models.ResNet12,
         kshot.models.ConvRelation,
         kshot.models.HashedText,
+        kshot.models.Views,
     ],
 }
 

@@ -35,6 +35,7 @@ LAYERS = [
     "learner",
     "atomic",
     "memory",
+    "warps",
     "types",
     "version",
 ]

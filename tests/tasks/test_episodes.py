@@ -6,8 +6,8 @@ import torch
 from kshot.tasks import Glyphs
 from kshot.tasks.episodes import Episodes, distinct
 from kshot.tasks.labelled import Labelled
-from kshot.tasks.warps import draw_warps
-from kshot.tasks.warps import warp as warped_by
+from kshot.warps import draw_warps
+from kshot.warps import warp as warped_by
 from kshot.types import InputError, check_task, draw, seeded
 
 

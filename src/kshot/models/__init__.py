@@ -8,6 +8,7 @@ from kshot.models.gaussian_policy import GaussianPolicy
 from kshot.models.hashed_text import HashedText
 from kshot.models.mlp import MLP
 from kshot.models.resnet12 import ResNet12
+from kshot.models.views import Views
 
 MODELS: dict[str, type[nn.Module]] = {
     "mlp": MLP,
@@ -16,6 +17,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "conv-relation": ConvRelation,
     "hashed-text": HashedText,
     "gaussian-policy": GaussianPolicy,
+    "views": Views,
 }
 
-__all__ = ["MLP", "MODELS", "Conv4", "ConvRelation", "GaussianPolicy", "HashedText", "ResNet12"]
+__all__ = ["MLP", "MODELS", "Conv4", "ConvRelation", "GaussianPolicy", "HashedText", "ResNet12", "Views"]

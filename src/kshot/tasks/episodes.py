@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kshot.tasks.files import labelled
 from kshot.tasks.labelled import Labelled, Storage
-from kshot.tasks.warps import draw_warps, warp
+from kshot.warps import draw_warps, warp
 from kshot.types import Batch, InputError, Task
 
 Count = int | Sequence[int]  # a number, or (lowest, highest)
