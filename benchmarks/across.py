@@ -130,6 +130,11 @@ def main() -> None:
         for name in ("Omniglot", "generated characters")
         for other, tasks in (("Omniglot", drawn), ("generated characters", generated))
     ]
+    pixels = kshot.NearestCentroid(distance="cosine")
+    rows += [
+        row("domains", "nothing: raw pixels, nearest centroid", name, pixels, tasks)
+        for name, tasks in (("Omniglot", drawn), ("generated characters", generated))
+    ]
     rows += [
         row("alphabets", name, "Omniglot", learners[name], drawn)
         for name in ("Latin-like alphabets", "as many characters of others")
@@ -145,11 +150,6 @@ def main() -> None:
             rows.append(row("ways", title, f"{ways}-way", learners[name], Omniglot("test", ways, 1, 5)))
         varied = Omniglot("test", (5, 20), (1, 5), 5, balanced=False)
         rows.append(row("ways", title, "5 to 20 ways, 1 to 5 shots", learners[name], varied))
-    pixels = kshot.NearestCentroid(distance="cosine")
-    rows += [
-        row("domains", "raw pixels", name, pixels, tasks)
-        for name, tasks in (("Omniglot", drawn), ("generated characters", generated))
-    ]
     settings = {"recipe": recipes.read(RECIPE).settings, "steps": STEPS, "test tasks": EPISODES, "Latin-like": LATIN}
     settings["parameters"] = sum(p.numel() for p in Conv4().parameters())
     print("written to", record("across", settings, rows))

@@ -105,9 +105,13 @@ def strategy(r: Result) -> str:
     )
 
 
-def glyphs_to_omniglot(r: Result) -> str:
-    rows = [(x["test"], x["learner"], percent(x)) for x in r["rows"]]
-    return table(("test classes from", "learner", "accuracy, %"), rows) + source(r)
+def across(r: Result) -> str:
+    """What changes between training and test, in groups."""
+    rows, last = [], ""
+    for x in r["rows"]:
+        rows.append(("" if x["question"] == last else x["question"], x["trained on"], x["tested on"], percent(x)))
+        last = x["question"]
+    return table(("", "trained on", "tested on", "accuracy, %"), rows) + source(r)
 
 
 def sinusoid(r: Result) -> str:
@@ -281,9 +285,24 @@ def sampling(r: Result) -> str:
 
 SOME_STEPS, SOME_SHOTS = (0, 1, 5, 20), (1, 2, 5, 10, 15)
 
+
+def learning_speed(r: Result) -> str:
+    def at(points: list[dict[str, float]], where: int) -> str:
+        found = next((p for p in points if p["at"] == where), None)
+        return f"{100 * found['accuracy']:.1f}" if found else ""
+
+    rows = [
+        (x["learner"], x["family"], *(at(x["steps"], s) for s in SOME_STEPS), *(at(x["shots"], k) for k in SOME_SHOTS))
+        for x in sorted(r["rows"], key=lambda x: -x["shots"][0]["accuracy"])
+    ]
+    heads = ("learner", "family", *(counted(s) for s in SOME_STEPS), *(f"{k} shot{'s' * (k > 1)}" for k in SOME_SHOTS))
+    return table(heads, rows) + source(r)
+
+
 TABLES: dict[str, Callable[[Result], str]] = {
     "glyph-learners": glyph_learners,
-    "glyphs-to-omniglot": glyphs_to_omniglot,
+    "across": across,
+    "learning-speed": learning_speed,
     "sinusoid": sinusoid,
     "sinusoid-learners": sinusoid_learners,
     "strategy": strategy,
@@ -402,19 +421,6 @@ def picture_of_meta_step(r: Result) -> bytes:
         ax.legend(loc="lower right", frameon=False, fontsize=8)
 
     return png(draw, 7.0, 0.36 * len(rows) + 1.0)
-
-
-def learning_speed(r: Result) -> str:
-    def at(points: list[dict[str, float]], where: int) -> str:
-        found = next((p for p in points if p["at"] == where), None)
-        return f"{100 * found['accuracy']:.1f}" if found else ""
-
-    rows = [
-        (x["learner"], x["family"], *(at(x["steps"], s) for s in SOME_STEPS), *(at(x["shots"], k) for k in SOME_SHOTS))
-        for x in sorted(r["rows"], key=lambda x: -x["shots"][0]["accuracy"])
-    ]
-    heads = ("learner", "family", *(counted(s) for s in SOME_STEPS), *(f"{k} shot{'s' * (k > 1)}" for k in SOME_SHOTS))
-    return table(heads, rows) + source(r)
 
 
 def picture_of_learning_speed(r: Result) -> bytes:

@@ -27,6 +27,21 @@ def draw_warps(count: tuple[int, ...], strength: float, generator: torch.Generat
     return rows.reshape(*count, 2, 3)
 
 
+def draw_class_warps(count: tuple[int, ...], strength: float, generator: torch.Generator) -> Tensor:
+    """[*count, 2, 3]: warps without a shift, every second one mirrored, that make a class another class."""
+    warps = draw_warps(count, strength, generator)
+    warps[..., 2] = 0
+    mirrored = torch.rand(count, generator=generator) < 0.5
+    warps[..., 0] *= 1 - 2 * mirrored.unsqueeze(-1).to(warps.dtype)
+    return warps
+
+
+def one_after_another(first: Tensor, then: Tensor) -> Tensor:
+    """The one warp [*, 2, 3] that does to an image what `first` does, and to the outcome what `then` does."""
+    turned, shifted = first[..., :2] @ then[..., :2], first[..., :2] @ then[..., 2:] + first[..., 2:]
+    return torch.cat([turned, shifted], -1)
+
+
 def warp(images: Tensor, warps: Tensor) -> Tensor:
     """images [*, C, s, s], warps [*, 2, 3] -> images; what comes in from outside is 0."""
     flat = images.flatten(0, -4)

@@ -6,9 +6,9 @@ import torch
 from kshot.tasks import Glyphs
 from kshot.tasks.episodes import Episodes, distinct
 from kshot.tasks.labelled import Labelled
-from kshot.warps import draw_warps
-from kshot.warps import warp as warped_by
 from kshot.types import InputError, check_task, draw, seeded
+from kshot.warps import draw_class_warps, draw_warps, one_after_another
+from kshot.warps import warp as warped_by
 
 
 def numbered(*counts: int) -> Labelled:
@@ -245,15 +245,59 @@ def test_warped_images_are_the_same_tasks_seen_a_little_otherwise():
     assert warped.with_shots(2).warp == 1.0
 
 
+def test_a_warped_class_is_one_class_and_another():
+    """Of each class one image, drawn twelve times: alike within a task, as the class is warped, and otherwise in the next."""
+    images = torch.rand(4, 1, 12, 12).repeat_interleave(12, 0)
+    data = (images, torch.arange(4).repeat_interleave(12))
+    tasks = Episodes(data, ways=3, shots=2, queries=4, shuffle=True, warp_classes=3.0)
+    task = tasks.sample(40, seeded(0))
+    for c in range(3):
+        first = task.query.x[:, 4 * c : 4 * c + 1]
+        torch.testing.assert_close(task.query.x[:, 4 * c : 4 * c + 4], first.expand(-1, 4, -1, -1, -1))
+        at = (task.support.y == c).nonzero()
+        torch.testing.assert_close(
+            task.support.x[at[:, 0], at[:, 1]].view(40, 2, 1, 12, 12), first.expand(-1, 2, -1, -1, -1)
+        )
+    originals = images[::12][task.classes][:, :, 0]
+    assert ((task.query.x[:, ::4, 0] - originals).abs().mean((2, 3)) > 0.02).all()
+    both = Episodes(data, ways=3, shots=2, queries=4, warp=1.0, warp_classes=3.0).sample(2, seeded(0))
+    assert (both.query.x[:, 0] - both.query.x[:, 1]).abs().max() > 0.01
+    again = tasks.with_shots(1)
+    assert (again.warp, again.warp_classes, again.shuffle) == (0.0, 3.0, True)
+
+
+def test_every_second_class_is_mirrored_and_none_is_shifted():
+    drawn = draw_class_warps((4000,), 0.0, seeded(0))
+    mirror = torch.diag(torch.tensor([-1.0, 1.0]))
+    mirrored = (drawn[..., 0, 0] < 0).float()
+    assert abs(float(mirrored.mean()) - 0.5) < 0.03
+    for warps in drawn:
+        torch.testing.assert_close(warps[:, :2], mirror if warps[0, 0] < 0 else torch.eye(2))
+    assert (draw_class_warps((50,), 3.0, seeded(0))[..., 2] == 0).all()
+
+
+def test_two_warps_are_one():
+    """Exact where every sampled place is a pixel: turned by a right angle and moved by whole pixels."""
+    x = torch.rand(1, 1, 8, 8)
+    turned = torch.tensor([[[0.0, -1, 0], [1, 0, 0]]])
+    moved = torch.tensor([[[1.0, 0, 2 * 2 / 8], [0, 1, -2 * 1 / 8]]])
+    for first, then in ((turned, moved), (moved, turned)):
+        by_two = warped_by(warped_by(x, first), then)
+        torch.testing.assert_close(warped_by(x, one_after_another(first, then)), by_two)
+
+
+@pytest.mark.parametrize("name", ["warp", "warp_classes"])
 @pytest.mark.parametrize("warp", [-1, 11, True, "much"])
-def test_a_warp_that_is_none(warp):
+def test_a_warp_that_is_none(name, warp):
     with pytest.raises(InputError, match="how strongly images are warped"):
-        Glyphs("train", classes=20, warp=warp)
+        Glyphs("train", classes=20, **{name: warp})
 
 
 def test_only_images_are_warped():
     with pytest.raises(InputError, match="cannot be warped"):
         Episodes((torch.randn(40, 5), torch.arange(40) % 4), ways=2, shots=1, queries=1, warp=1.0)
+    with pytest.raises(InputError, match="cannot be warped"):
+        Episodes((torch.randn(40, 5), torch.arange(40) % 4), ways=2, shots=1, queries=1, warp_classes=1.0)
 
 
 def test_a_warp_is_affine_as_it_says():

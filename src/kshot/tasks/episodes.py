@@ -11,8 +11,8 @@ from torch import Tensor
 
 from kshot.tasks.files import labelled
 from kshot.tasks.labelled import Labelled, Storage
-from kshot.warps import draw_warps, warp
 from kshot.types import Batch, InputError, Task
+from kshot.warps import draw_class_warps, draw_warps, one_after_another, warp
 
 Count = int | Sequence[int]  # a number, or (lowest, highest)
 
@@ -53,6 +53,8 @@ class Episodes:
     sequence; else class by class.
     warp: how strongly each image is turned, sheared, scaled and shifted at random, for training: 1 is a little, 0 not at all.
     What comes in from outside of an image is 0, black.
+    warp_classes: how strongly each class of a task is warped and, every second one, mirrored, all its images alike. It is another
+    class then, so training knows no end of classes; for classes that are more than their names, such as drawn characters.
     """
 
     def __init__(
@@ -66,17 +68,19 @@ class Episodes:
         small_classes: Literal["error", "skip"] = "error",
         shuffle: bool = False,
         warp: float = 0.0,
+        warp_classes: float = 0.0,
     ) -> None:
         if not isinstance(shuffle, bool):
             raise InputError(
                 f"shuffle={shuffle!r}: whether the support is in random order is needed, give True or False"
             )
-        if isinstance(warp, bool) or not isinstance(warp, int | float) or not 0 <= warp <= 10:
-            raise InputError(
-                f"warp={warp!r}: how strongly images are warped is needed, give a number from 0 to 10, such as 1"
-            )
+        for name, strength in (("warp", warp), ("warp_classes", warp_classes)):
+            if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 <= strength <= 10:
+                raise InputError(
+                    f"{name}={strength!r}: how strongly images are warped is needed, give a number from 0 to 10, such as 1"
+                )
         self.data: Labelled = labelled(data)
-        if warp:
+        if warp or warp_classes:
             self.data.check_square("warped")
             some = self.data.storage.read(self.data.order[:1])
             if some.ndim != 4 or not some.is_floating_point():
@@ -85,7 +89,8 @@ class Episodes:
                     "of bytes or floating point"
                 )
         self.ways, self.shots, self.queries = ways, shots, queries
-        self.balanced, self.small_classes, self.shuffle, self.warp = balanced, small_classes, shuffle, warp
+        self.balanced, self.small_classes, self.shuffle = balanced, small_classes, shuffle
+        self.warp, self.warp_classes = warp, warp_classes
         self._ways, self._shots, self._queries = (
             _range(name, value) for name, value in (("ways", ways), ("shots", shots), ("queries", queries))
         )
@@ -123,7 +128,12 @@ class Episodes:
         An error where a class has too few, also where small ones were left out: with fewer classes it would be another
         problem, and a curve over shots would compare the two.
         """
-        return Episodes(self.data, self.ways, shots, self.queries, shuffle=self.shuffle, warp=self.warp)
+        return Episodes(self.data, self.ways, shots, self.queries, **self.looks)
+
+    @property
+    def looks(self) -> dict[str, Any]:
+        """The options that choose no examples."""
+        return {"shuffle": self.shuffle, "warp": self.warp, "warp_classes": self.warp_classes}
 
     def sample(self, n: int, generator: torch.Generator) -> Task:
         return self.read(self.plan(n, generator))
@@ -149,8 +159,18 @@ class Episodes:
             order = distinct(torch.tensor(support.shape[1]).expand(n), support.shape[1], generator)  # [n, S]
             support, y_support = support.gather(1, order), y_support.gather(1, order)
         query = rows[:, :, most:].flatten(1)
-        warps = draw_warps((n, support.shape[1] + query.shape[1]), self.warp, generator) if self.warp else None
+        warps = self._draw_warps(torch.cat([y_support, y_query], 1), ways, generator)
         return EpisodePlan(support, query, y_support, y_query, classes, warps)
+
+    def _draw_warps(self, y: Tensor, ways: int, generator: torch.Generator) -> Tensor | None:
+        """For examples of these classes [n, S + Q] of n tasks."""
+        if not (self.warp or self.warp_classes):
+            return None
+        warps = draw_warps(tuple(y.shape), self.warp, generator)
+        if not self.warp_classes:
+            return warps
+        of_classes = draw_class_warps((len(y), ways), self.warp_classes, generator)
+        return one_after_another(of_classes[torch.arange(len(y)).unsqueeze(1), y], warps)
 
     def choose_classes(self, n: int, ways: int, generator: torch.Generator) -> Tensor:
         """[n, N] different classes a task, in random order: the one at place c gets the number c."""

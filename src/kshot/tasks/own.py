@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from kshot.tasks.episodes import Count, Episodes
 from kshot.tasks.files import from_csv, from_jsonl
@@ -27,6 +27,7 @@ def Own(
     small_classes: Literal["error", "skip"] = "error",
     shuffle: bool = False,
     warp: float = 0.0,
+    warp_classes: float = 0.0,
     size: int | None = None,
     channels: int | None = None,
     invert: Invert | None = None,
@@ -52,4 +53,5 @@ def Own(
             f"{place} cannot be read with {reading} ({error}): leave out what kshot.tasks.{reader.__name__} does not take"
         ) from error
     part = data.split(*shares, seed=split_seed)[names.index(split)]
-    return Episodes(part, ways, shots, queries, small_classes=small_classes, shuffle=shuffle, warp=warp)
+    looks: dict[str, Any] = {"shuffle": shuffle, "warp": warp, "warp_classes": warp_classes}
+    return Episodes(part, ways, shots, queries, small_classes=small_classes, **looks)

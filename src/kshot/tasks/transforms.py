@@ -209,9 +209,7 @@ class TransformedEpisodes(Episodes):
 
     def with_shots(self, shots: int) -> TransformedEpisodes:
         options: dict[str, Any] = {"ordered": self.ordered, "turns": self.turns}
-        return TransformedEpisodes(
-            self.data, self.ways, shots, self.queries, **options, shuffle=self.shuffle, warp=self.warp
-        )
+        return TransformedEpisodes(self.data, self.ways, shots, self.queries, **options, **self.looks)
 
     def choose_classes(self, n: int, ways: int, generator: torch.Generator) -> torch.Tensor:
         classes = super().choose_classes(n, ways, generator)
