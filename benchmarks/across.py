@@ -113,15 +113,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs/across"))
     runs = parser.parse_args().runs
-    many = {"ways": 60, "shots": 1, "queries": 5, "warp": 1.0}
+    omni = recipes.read(RECIPE).tasks("train")
+    many = {"ways": omni.ways, "shots": omni.shots, "queries": omni.queries, **omni.looks}
     sources: dict[str, Any] = {
-        "Omniglot": Omniglot("trainval", **many),
+        "Omniglot": omni,
         "generated characters": Glyphs("train", classes=4800, **many),
         "Latin-like alphabets": Episodes(by_alphabets(latin=True), **many),
         "as many characters of others": Episodes(by_alphabets(latin=False), **many),
     }
     learners = {name: trained(name, tasks, runs) for name, tasks in sources.items()}
-    five = Omniglot("trainval", ways=5, shots=1, queries=5, warp=1.0)
+    five = Omniglot("trainval", **{**many, "ways": 5})
     learners["5-way tasks of Omniglot"] = trained("5-way tasks of Omniglot", five, runs, meta_batch=12)
 
     drawn, generated = Omniglot("test", 5, 1, 15), Glyphs("test", 5, 1, 15)

@@ -105,6 +105,11 @@ def strategy(r: Result) -> str:
     )
 
 
+def glyphs_to_omniglot(r: Result) -> str:
+    rows = [(x["test"], x["learner"], percent(x)) for x in r["rows"]]
+    return table(("test classes from", "learner", "accuracy, %"), rows) + source(r)
+
+
 def across(r: Result) -> str:
     """What changes between training and test, in groups."""
     rows, last = [], ""
@@ -301,6 +306,7 @@ def learning_speed(r: Result) -> str:
 
 TABLES: dict[str, Callable[[Result], str]] = {
     "glyph-learners": glyph_learners,
+    "glyphs-to-omniglot": glyphs_to_omniglot,
     "across": across,
     "learning-speed": learning_speed,
     "sinusoid": sinusoid,
