@@ -18,6 +18,7 @@ from kshot.tasks import Glyphs, Sinusoids
 from kshot.training import checkpoint
 from kshot.training.loop import VALIDATION
 from kshot.training.options import Training
+from kshot.training.origin import check_same
 from kshot.training.progress import read_metrics
 
 
@@ -180,6 +181,15 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     again = kshot.fit(maml(), Sinusoids(), steps=5, out=tmp_path, **QUICK)  # type: ignore[arg-type]
     assert torch.equal(weights(first), weights(again))
     assert (tmp_path / "metrics.jsonl").read_text() == lines
+
+
+def test_a_run_goes_on_with_options_that_came_after_it_if_they_are_off() -> None:
+    before = {"tasks": {"ways": 5}, "training": {"steps": 4, "clip": 0.0}}
+    off = {"tasks": {"ways": 5, "warp": 0.0, "mirror": False}, "training": {"steps": 4, "clip": 0.0, "average": None}}
+    check_same(Path("run"), before, off, Training(steps=4))
+    for on in ({"tasks": {"ways": 5, "warp": 1.0}}, {"tasks": {"ways": 0}}, {"tasks": {}}):
+        with pytest.raises(InputError, match="other settings"):
+            check_same(Path("run"), before, before | on, Training(steps=4))
 
 
 def test_the_global_random_numbers_are_left_alone() -> None:

@@ -45,10 +45,14 @@ def origin(settings: Settings, **facts: object) -> dict[str, Any]:
 
 
 def check_same(out: Path, before: Settings, now: Settings, training: Training) -> None:
-    """Raise InputError unless the run in `out` was made from the same settings; it may only be made longer."""
+    """Raise InputError unless the run in `out` was made from the same settings; it may only be made longer.
+
+    A setting that the run did not know, and that is off, came with a newer kshot, and does what was done before.
+    """
     was, new, free = _flat(before), _flat(now), set(FREE)
     if training.schedule == "constant" and training.steps > was.get("training.steps", training.steps):
         free.add("training.steps")
+    free |= {key for key, value in new.items() if key not in was and not value}
     changed = [key for key in sorted(was.keys() | new.keys()) if key not in free and was.get(key) != new.get(key)]
     if changed:
         what = "; ".join(
