@@ -307,8 +307,6 @@ def learning_speed(r: Result) -> str:
 TABLES: dict[str, Callable[[Result], str]] = {
     "glyph-learners": glyph_learners,
     "glyphs-to-omniglot": glyphs_to_omniglot,
-    "across": across,
-    "learning-speed": learning_speed,
     "sinusoid": sinusoid,
     "sinusoid-learners": sinusoid_learners,
     "strategy": strategy,
