@@ -234,7 +234,7 @@ def prediction_rows(seed: int) -> Iterator[dict[str, Any]]:
     for name, (encoder, tasks) in flat.items():
         scores = _peer_scores(easyfsl_method("PrototypicalNetworks")(deepcopy(encoder)), tasks)
         for distance, expected in ((euclidean, scores), ("euclidean", -scores.square())):
-            learner = kshot.ProtoNet(deepcopy(encoder), distance=distance)
+            learner = kshot.ProtoNet(deepcopy(encoder), distance=distance, temperature=1.0)
             title = "ProtoNet, squared euclidean" if distance == "euclidean" else "ProtoNet, euclidean"
             yield from rows(name, title, tasks, partial(_logits, learner), expected)
 

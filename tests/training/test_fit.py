@@ -114,7 +114,7 @@ def test_the_best_learner_by_validation_stays(tmp_path: Path) -> None:
 def test_bf16_trains_too(learner: str) -> None:
     made = {
         "maml": lambda: kshot.MAML(Conv4(5, width=8, size=16, down="stride"), rule=SGD(0.1)),
-        "protonet": lambda: kshot.ProtoNet(Conv4(width=8, size=16, norm="group"), temperature=8.0),
+        "protonet": lambda: kshot.ProtoNet(Conv4(width=8, size=16, norm="group")),
         "ridgenet": lambda: kshot.RidgeNet(Conv4(width=8, size=16, norm="group")),
         "logistichead": lambda: kshot.LogisticHead(Conv4(width=8, size=16, norm="group")),
         "svmhead": lambda: kshot.SVMHead(Conv4(width=8, size=16, norm="group")),

@@ -29,6 +29,9 @@ def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
 
 DISTANCES: dict[str, Distance] = {"euclidean": squared_euclidean, "cosine": cosine_distance}
 
+# Squared distances are large from the start: at the paper's 1, softmax is certain before anything is learned.
+TEMPERATURES = {"euclidean": 8.0, "cosine": 0.1}
+
 
 def class_means(embedded: Tensor, y: Tensor, ways: int) -> Tensor:
     """embedded [S, D], y [S] -> prototypes [N, D]."""
@@ -67,8 +70,8 @@ class ProtoNet(_PrototypeLearner):
 
     Snell, Swersky, Zemel 2017, Prototypical Networks for Few-shot Learning. Logits are −d(f(x), c_k) / temperature.
     distance: 'euclidean' (squared, the paper's), 'cosine', or a function ([Q, 1, D], [1, N, D]) -> [Q, N].
-    temperature: a number; learned with the encoder when learn_temperature (the default for cosine, whose distances
-    are too small to train on: it starts at 0.1).
+    temperature: 8 if not given (the paper's is 1), for cosine 0.1, for a function 1; learned with the encoder when
+    learn_temperature (the default for cosine, whose distances are too small to train on).
     """
 
     def __init__(
@@ -83,7 +86,7 @@ class ProtoNet(_PrototypeLearner):
         super().__init__(encoder, distance, batch_norm)
         cosine = distance == "cosine"
         if temperature is None:
-            temperature = 0.1 if cosine else 1.0
+            temperature = TEMPERATURES[distance] if isinstance(distance, str) else 1.0
         if not 0 < temperature < math.inf:
             raise InputError(f"temperature={temperature}: it divides the distances, give a positive number")
         self.temperature = temperature
