@@ -122,7 +122,7 @@ def main() -> None:
         "as many characters of others": Episodes(by_alphabets(latin=False), **many),
     }
     learners = {name: trained(name, tasks, runs) for name, tasks in sources.items()}
-    five = Omniglot("trainval", **{**many, "ways": 5})
+    five = Omniglot("trainval", **{**many, "ways": 5, "queries": 5})  # 12 of them have as many images
     learners["5-way tasks of Omniglot"] = trained("5-way tasks of Omniglot", five, runs, meta_batch=12)
 
     drawn, generated = Omniglot("test", 5, 1, 15), Glyphs("test", 5, 1, 15)
@@ -146,7 +146,7 @@ def main() -> None:
         for name, damage in DAMAGES.items()
     ]
     for name in ("5-way tasks of Omniglot", "Omniglot"):
-        title = "5-way tasks" if name.startswith("5") else "60-way tasks"
+        title = "5-way tasks" if name.startswith("5") else f"{omni.ways}-way tasks"
         for ways in (5, 20, 50):
             rows.append(row("ways", title, f"{ways}-way", learners[name], Omniglot("test", ways, 1, 5)))
         varied = Omniglot("test", (5, 20), (1, 5), 5, balanced=False)

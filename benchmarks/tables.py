@@ -69,7 +69,7 @@ def glyph_learners(r: Result) -> str:
         "to adapt, ms",
         "parameters",
     )
-    note = "\n\n\\* transductive: normalizes over the query examples together."
+    note = "\n\n\\* transductive: the query examples of a task are predicted together."
     note += " Several trainings shared the machine: their seconds are upper bounds."
     if missing := r.get("not measured yet"):
         note += f" Not measured yet: {', '.join(name.removeprefix('glyphs-5w1s-') for name in missing)}."
@@ -337,18 +337,13 @@ def omniglot(kept: dict[str, Kept]) -> str:
             missing.append(f"`{name}`")
             continue
         of = {row.name: row for row in kept[name].paper.rows}
-        cells = [beside_paper(of[column], kept[name]) if column in of else "" for column in columns]
         seeds, minutes = len(kept[name].seeds), kept[name].minutes
         older = " (older settings)" if kept[name].settings != settings_of(recipes.read(name)) else ""
-        rows.append(
-            (
-                f"`{name}`{older}",
-                *cells,
-                f"{seeds} of {paper.seeds}",
-                f"{minutes:.0f}" if minutes else "–",
-                paper.source,
-            )
-        )
+        for how in dict.fromkeys(row.partition(", ")[2] for row in of):
+            measured = [of.get(f"{column}, {how}" if how else column) for column in columns]
+            cells = [beside_paper(row, kept[name]) if row else "" for row in measured]
+            trained = (f"{seeds} of {paper.seeds}", f"{minutes:.0f}" if minutes else "–", paper.source)
+            rows.append((how, *cells, "", "", "") if how else (f"`{name}`{older}", *cells, *trained))
     note = "\n\n± over test tasks; of several seeds the mean, and their standard deviation after ‖. \\* transductive."
     note += " ✗ misses the target that we set."
     if missing:

@@ -280,5 +280,5 @@ def test_the_report_shows_what_was_checked_the_paper_and_other_runs(place: Path)
 def test_a_recorded_figure_of_the_house_is_measured_again(kshot_data: Path) -> None:
     """On the real drawings, from the learner that lies in results/models."""
     results = Path(__file__).parent.parent / "results"
-    again = measure_again(recipes.read("omniglot-5w1s-protonet"), results, ["5-way 1-shot"])
+    again = measure_again(recipes.read("omniglot-5w1s-matchingnet"), results, ["5-way 1-shot"])
     assert [x.row for x in again if x.same] == ["5-way 1-shot"]

@@ -104,6 +104,8 @@ CASES = {
     "protonet-tracked": Case(
         "protonet", lambda: kshot.ProtoNet(conv(None, norm="running"), batch_norm="tracked"), features=IMAGE
     ),
+    "softkmeans": Case("softkmeans", lambda: kshot.SoftKMeans(mlp(None))),
+    "softkmeans-cosine": Case("softkmeans", lambda: kshot.SoftKMeans(mlp(None), distance="cosine", rounds=1)),
     "protonet-resnet": Case(
         "protonet",
         lambda: kshot.ProtoNet(ResNet12(widths=(2, 2, 3, 3), channels=1, size=16, norm="group")),

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,39 @@ def test_the_svm_is_at_its_optimum(ways: int, shots: int, width: int, penalty: f
     primal = 0.5 * w.square().sum() + slack.sum() / penalty
     dual = (a * y).sum() - 0.5 * w.square().sum()
     assert primal - dual == pytest.approx(0, abs=1e-6 * max(1.0, float(primal)))
+
+
+# Soft k-means.
+
+
+def test_soft_k_means_climbs_a_likelihood_to_its_top() -> None:
+    """Rounds are those of expectation maximization: Gaussians of variance temperature / 2, the support's classes known."""
+    task = one_task(ways=3, shots=2)
+    learner = kshot.SoftKMeans(encoder(), temperature=0.7).double()
+    support, queries = learner.embed(task.support.x).detach(), learner.embed(task.query.x).detach()
+    fitted = learner.adapt(task.support)
+
+    def likelihood(prototypes: Tensor) -> Tensor:
+        known = (support - prototypes[task.support.y]).square().sum() / 0.7
+        return (-torch.cdist(queries, prototypes).square() / 0.7).logsumexp(1).sum() - known
+
+    climbed = []
+    for rounds in (0, 1, 2, 3, 10, 1000):
+        learner.rounds = rounds
+        top = learner.moved(fitted, queries).detach().requires_grad_()
+        climbed.append(likelihood(top))
+    assert all(later > earlier for earlier, later in pairwise(climbed))
+    assert torch.autograd.grad(climbed[-1], top)[0].abs().max() < 1e-8
+
+
+def test_soft_k_means_without_a_round_is_the_prototype_network() -> None:
+    task, proto = one_task(shots=3), kshot.ProtoNet(encoder()).double()
+    none, three = kshot.SoftKMeans(proto.encoder, rounds=0), kshot.SoftKMeans(proto.encoder)
+    assert not none.transductive
+    assert three.transductive
+    close(none(task.support, task.query.x), proto(task.support, task.query.x), 1e-12)
+    alone = three(task.support, task.query.x[:1])
+    assert (three(task.support, task.query.x)[:1] - alone).abs().max() > 1e-6
 
 
 # Matching, relation, contrastive.
@@ -521,6 +555,7 @@ def test_multitask_is_ordinary_training_on_all_examples() -> None:
 BAD: dict[str, tuple[Callable[[], object], str]] = {
     "ridge penalty": (lambda: kshot.RidgeNet(encoder(), penalty=0), "penalty=0: give a positive number"),
     "svm scale": (lambda: kshot.SVMHead(encoder(), scale=-1), "scale=-1: give a positive number"),
+    "soft k-means rounds": (lambda: kshot.SoftKMeans(encoder(), rounds=-1), "rounds=-1: give a whole number of at least 0"),
     "matching temperature": (lambda: kshot.MatchingNet(encoder(), temperature=0), "temperature=0"),
     "matching reads": (lambda: kshot.MatchingNet(encoder(), reads=0), "reads=0: give a whole number"),
     "unknown width": (lambda: kshot.RelationNet(nn.Flatten()), "set encoder.features to that number"),

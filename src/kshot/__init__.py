@@ -30,6 +30,7 @@ from kshot.learners import (
     Reptile,
     RidgeNet,
     Scratch,
+    SoftKMeans,
     SVMHead,
 )
 from kshot.training import Diverged, Interrupted, fit, load, load_weights, save
@@ -70,6 +71,7 @@ __all__ = [
     "RidgeNet",
     "SVMHead",
     "Scratch",
+    "SoftKMeans",
     "Task",
     "TaskSource",
     "__version__",

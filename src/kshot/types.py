@@ -330,7 +330,7 @@ def check_positive(of: str, **numbers: float) -> None:
             raise InputError(f"{of} has {name}={value!r}: give a positive number")
 
 
-def check_whole(of: str, **numbers: int) -> None:
+def check_whole(of: str, *, least: int = 1, **numbers: int) -> None:
     for name, value in numbers.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise InputError(f"{of} has {name}={value!r}: give a whole number of at least 1")
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise InputError(f"{of} has {name}={value!r}: give a whole number of at least {least}")

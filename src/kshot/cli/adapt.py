@@ -67,9 +67,7 @@ def adapt(
             f"the query's sub-folders name the classes: {right} of {len(files)} right ({100 * right / len(files):.1f} %)"
         )
     if learner.transductive:
-        out.print(
-            "note: this learner normalizes over the images that it is given together, so predictions depend on the others"
-        )
+        out.print("note: this learner predicts all images together, so each prediction depends on the others")
 
 
 def _inverted(run: Path) -> Invert:

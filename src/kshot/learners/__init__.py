@@ -12,7 +12,7 @@ from kshot.learners.maml_plus_plus import MAMLPlusPlus
 from kshot.learners.matching import MatchingNet
 from kshot.learners.neural_process import NeuralProcess
 from kshot.learners.policy import PolicyMAML
-from kshot.learners.prototypes import NearestCentroid, ProtoNet
+from kshot.learners.prototypes import NearestCentroid, ProtoNet, SoftKMeans
 from kshot.learners.recurrent import RecurrentLearner
 from kshot.learners.relation import RelationNet
 from kshot.learners.reptile import Reptile
@@ -35,6 +35,7 @@ FAMILIES: dict[str, dict[str, Callable[..., MetaLearner]]] = {
     },
     "metric": {
         "protonet": ProtoNet,
+        "softkmeans": SoftKMeans,
         "matchingnet": MatchingNet,
         "relationnet": RelationNet,
         "ridgenet": RidgeNet,
@@ -88,4 +89,5 @@ __all__ = [
     "RidgeNet",
     "SVMHead",
     "Scratch",
+    "SoftKMeans",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from kshot.functional import BatchNormPolicy
 from kshot.learners.embedding import EmbeddingLearner
-from kshot.types import Batch, InputError, one_hot
+from kshot.types import Batch, InputError, check_whole, one_hot
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # ([Q, 1, D], [1, N, D]) -> [Q, N]
 
@@ -39,33 +39,63 @@ def class_means(embedded: Tensor, y: Tensor, ways: int) -> Tensor:
     return (members.T @ embedded) / members.sum(0).unsqueeze(1)
 
 
-class _PrototypeLearner(EmbeddingLearner):
-    """Embeds with `encoder`, one prototype a class, logits = −distance / temperature."""
+class Means(NamedTuple):
+    """prototypes [N, D], and of how many examples each is the mean: counts [N, 1]."""
 
-    def __init__(self, encoder: nn.Module | None, distance: str | Distance, batch_norm: BatchNormPolicy) -> None:
+    prototypes: Tensor
+    counts: Tensor
+
+
+class _PrototypeLearner(EmbeddingLearner):
+    """Embeds with `encoder`, one prototype a class, logits = −distance / temperature; its arguments are ProtoNet's."""
+
+    def __init__(
+        self,
+        encoder: nn.Module | None,
+        distance: str | Distance,
+        temperature: float | None,
+        learn_temperature: bool | None,
+        batch_norm: BatchNormPolicy,
+    ) -> None:
         super().__init__(encoder, batch_norm)
         if isinstance(distance, str) and distance not in DISTANCES:
             raise InputError(
                 f"distance={distance!r} is not known: choose {' or '.join(DISTANCES)}, or give a function "
                 "([Q, 1, D], [1, N, D]) -> [Q, N]"
             )
-        self.distance = distance
+        if temperature is None:
+            temperature = TEMPERATURES[distance] if isinstance(distance, str) else 1.0
+        if not 0 < temperature < math.inf:
+            raise InputError(f"temperature={temperature}: it divides the distances, give a positive number")
+        self.distance, self.temperature = distance, temperature
+        self.learn_temperature = distance == "cosine" if learn_temperature is None else learn_temperature
+        if self.learn_temperature:
+            self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
 
-    def adapt(self, support: Batch) -> Tensor:
-        """Prototypes [N, D]."""
+    def prototypes(self, support: Batch) -> Tensor:
+        """[N, D]."""
         ways = self.ways(support)
         return class_means(self.embed(support.x), support.y, ways)
 
-    def predict(self, fitted: Tensor, x: Tensor) -> Tensor:
+    def logits(self, embedded: Tensor, prototypes: Tensor) -> Tensor:
+        """embedded [Q, D], prototypes [N, D] -> [Q, N]."""
         distance = DISTANCES[self.distance] if isinstance(self.distance, str) else self.distance
-        return -distance(self.embed(x).unsqueeze(1), fitted.unsqueeze(0)) * self.scale()
-
-    def scale(self) -> Tensor | float:
-        """One over the temperature."""
-        return 1.0
+        scale = self.log_scale.exp() if self.learn_temperature else 1 / self.temperature
+        return -distance(embedded.unsqueeze(1), prototypes.unsqueeze(0)) * scale
 
 
-class ProtoNet(_PrototypeLearner):
+class _Nearest(_PrototypeLearner):
+    """A query belongs to the nearest prototype."""
+
+    def adapt(self, support: Batch) -> Tensor:
+        """Prototypes [N, D]."""
+        return self.prototypes(support)
+
+    def predict(self, fitted: Tensor, x: Tensor) -> Tensor:
+        return self.logits(self.embed(x), fitted)
+
+
+class ProtoNet(_Nearest):
     """A class is the mean of its embedded examples; a query belongs to the nearest.
 
     Snell, Swersky, Zemel 2017, Prototypical Networks for Few-shot Learning. Logits are −d(f(x), c_k) / temperature.
@@ -83,22 +113,55 @@ class ProtoNet(_PrototypeLearner):
         learn_temperature: bool | None = None,
         batch_norm: BatchNormPolicy = None,
     ) -> None:
-        super().__init__(encoder, distance, batch_norm)
-        cosine = distance == "cosine"
-        if temperature is None:
-            temperature = TEMPERATURES[distance] if isinstance(distance, str) else 1.0
-        if not 0 < temperature < math.inf:
-            raise InputError(f"temperature={temperature}: it divides the distances, give a positive number")
-        self.temperature = temperature
-        self.learn_temperature = cosine if learn_temperature is None else learn_temperature
-        if self.learn_temperature:
-            self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
-
-    def scale(self) -> Tensor | float:
-        return self.log_scale.exp() if self.learn_temperature else 1 / self.temperature
+        super().__init__(encoder, distance, temperature, learn_temperature, batch_norm)
 
 
-class NearestCentroid(_PrototypeLearner):
+class SoftKMeans(_PrototypeLearner):
+    """Prototypes that move towards the queries predicted with them, in a few rounds of soft k-means: transductive.
+
+    Ren, Triantafillou, Ravi, Snell, Swersky, Tenenbaum, Larochelle, Zemel 2018, Meta-Learning for Semi-Supervised Few-Shot
+    Classification. Differs: the examples without a label are the queries themselves; the number of rounds.
+    rounds: 0 is ProtoNet. distance, temperature, learn_temperature: as ProtoNet's.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        rounds: int = 3,
+        distance: Literal["euclidean", "cosine"] | Distance = "euclidean",
+        temperature: float | None = None,
+        learn_temperature: bool | None = None,
+        batch_norm: BatchNormPolicy = None,
+    ) -> None:
+        super().__init__(encoder, distance, temperature, learn_temperature, batch_norm)
+        check_whole("SoftKMeans", least=0, rounds=rounds)
+        self.rounds = rounds
+
+    @property
+    def transductive(self) -> bool:
+        return self.rounds > 0 or super().transductive
+
+    def adapt(self, support: Batch) -> Means:
+        prototypes = self.prototypes(support)
+        counts = one_hot(support.y, len(prototypes)).sum(0)
+        return Means(prototypes, counts.to(prototypes.dtype).unsqueeze(1))
+
+    def predict(self, fitted: Means, x: Tensor) -> Tensor:
+        embedded = self.embed(x)
+        return self.logits(embedded, self.moved(fitted, embedded))
+
+    def moved(self, fitted: Means, embedded: Tensor) -> Tensor:
+        """embedded queries [Q, D] -> prototypes [N, D], of the support and of the queries that seem to belong to them."""
+        prototypes = fitted.prototypes
+        for _ in range(self.rounds):
+            shares = self.logits(embedded, prototypes).softmax(-1)  # [Q, N]
+            total = fitted.counts * fitted.prototypes + shares.T @ embedded
+            prototypes = total / (fitted.counts + shares.sum(0).unsqueeze(1))
+        return prototypes
+
+
+class NearestCentroid(_Nearest):
     """The baseline that every learner must beat: class means in the space of a frozen copy of the encoder.
 
     Mensink, Verbeek, Perronnin, Csurka 2013, Distance-Based Image Classification. Without an encoder it compares raw inputs.
@@ -112,7 +175,7 @@ class NearestCentroid(_PrototypeLearner):
         batch_norm: BatchNormPolicy = None,
     ) -> None:
         # A copy: it is frozen, and the user's own may go on being trained.
-        super().__init__(copy.deepcopy(encoder), distance, batch_norm)
+        super().__init__(copy.deepcopy(encoder), distance, 1.0, False, batch_norm)
         if self.encoder is not None:
             self.encoder.requires_grad_(False)
 
