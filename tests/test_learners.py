@@ -168,7 +168,7 @@ def test_matching_by_hand() -> None:
 
 
 def test_full_context_by_torchs_own_cells() -> None:
-    task, learner = one_task(), kshot.MatchingNet(encoder(), full_context=True, reads=3).double()
+    task, learner = one_task(), kshot.MatchingNet(encoder(), full_context=True, reads=3, temperature=0.1).double()
     both, cell = nn.LSTM(6, 6, bidirectional=True).double(), nn.LSTMCell(12, 6).double()
     cell.load_state_dict(learner.attend.state_dict())
     both.load_state_dict(
@@ -187,7 +187,7 @@ def test_full_context_by_torchs_own_cells() -> None:
 
 
 def test_relation_by_hand() -> None:
-    task, learner = one_task(), kshot.RelationNet(encoder(), hidden=5).double()
+    task, learner = one_task(), kshot.RelationNet(encoder(), hidden=5, loss="squared_scores").double()
     s, q = learner.encoder(task.support.x), learner.encoder(task.query.x)  # type: ignore[misc]
     means = torch.stack([s[task.support.y == c].mean(0) for c in range(3)])
     scores = torch.stack([torch.cat([learner.compare(torch.cat([m, x])) for m in means]) for x in q])

@@ -36,7 +36,7 @@ class MatchingNet(EmbeddingLearner):
         *,
         full_context: bool = False,
         reads: int = 5,
-        temperature: float = 0.1,
+        temperature: float = 0.03,
         batch_norm: BatchNormPolicy = None,
     ) -> None:
         super().__init__(encoder, batch_norm)

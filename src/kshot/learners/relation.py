@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from kshot.functional import BatchNormPolicy, call, check_batch_norm, uses_batch_statistics
 from kshot.learner import Criterion
@@ -18,8 +19,9 @@ class RelationNet(EmbeddingLearner):
     Sung, Yang, Zhang, Xiang, Torr, Hospedales 2018, Learning to Compare: Relation Network for Few-Shot Learning.
     relation: a module that gives a score [B, 1] for pairs of embeddings, side by side [B, 2D], or, where the encoder gives
     maps [S, C, H, W], as [B, 2C, H, W] (the paper's way; kshot.models.ConvRelation). Default: a layer of `hidden` units.
-    Trained as in the paper by the squared error of the scores, squeezed to 0..1, against 1 for the right class and 0 for
-    the others (loss='squared_scores'). Differs: a class is the mean of its examples; the paper takes their sum.
+    Differs: trained by the cross entropy of the scores; the paper's squared error of the scores, squeezed to 0..1, against 1
+    for the right class and 0 for the others is loss='squared_scores', and stays long at the answer that suits every query
+    alike. A class is the mean of its examples; the paper takes their sum.
     """
 
     def __init__(
@@ -28,7 +30,7 @@ class RelationNet(EmbeddingLearner):
         *,
         relation: nn.Module | None = None,
         hidden: int = 128,
-        loss: Criterion | str = "squared_scores",
+        loss: Criterion | str = cross_entropy,
         batch_norm: BatchNormPolicy = None,
     ) -> None:
         super().__init__(encoder, batch_norm, loss)
