@@ -71,8 +71,6 @@ def glyph_learners(r: Result) -> str:
     )
     note = "\n\n\\* transductive: the query examples of a task are predicted together."
     note += " Several trainings shared the machine: their seconds are upper bounds."
-    if missing := r.get("not measured yet"):
-        note += f" Not measured yet: {', '.join(name.removeprefix('glyphs-5w1s-') for name in missing)}."
     return table(heads, rows) + note + source(r)
 
 
