@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import kshot
-from kshot import InputError, recipes
+from kshot import InputError, evidence, recipes
 from kshot.cli import app
 from kshot.evidence import measure_again, reached, read_all, read_kept
 from kshot.evidence.kept import Ours, settings_of
@@ -96,6 +96,17 @@ def test_every_seed_is_trained_measured_and_kept(place: Path) -> None:
     assert "0.5 ± 0.1" in said
     assert "100 ✓" in said
     assert "0.001 ✗" in said
+
+
+def test_seeds_measured_by_several_processes_at_once_are_all_kept(place: Path) -> None:
+    recipe, runs, results = recipes.read(place / "moment.toml"), place / "runs", place / "results"
+
+    def meanwhile(line: str) -> None:
+        if line.startswith("seed 0: training"):
+            evidence.reproduce(recipe, runs, results, seeds=[1], say=lambda _: None)
+
+    evidence.reproduce(recipe, runs, results, seeds=[0], say=meanwhile)
+    assert [seed.seed for seed in read_kept(results / "moment.json").seeds] == [0, 1]
 
 
 def test_what_was_measured_is_not_trained_again_unless_the_settings_changed(place: Path) -> None:
