@@ -53,7 +53,9 @@ def reproduce(
             runs.train(one, run)
             if ranks.first:
                 found = _measured(one, paper, seed, run, results, say)
-                kept = _known(recipe, paper, results, _silent)  # read anew: another process may have measured other seeds
+                kept = _known(
+                    recipe, paper, results, _silent
+                )  # read anew: another process may have measured other seeds
                 others = [s for s in kept.seeds if s.seed != seed]
                 kept = replace(kept, seeds=sorted([*others, found], key=lambda s: s.seed))
                 kept.write(results)
