@@ -16,7 +16,7 @@ import kshot
 from kshot import InputError, evidence, recipes
 from kshot.cli import app
 from kshot.evidence import measure_again, reached, read_all, read_kept
-from kshot.evidence.kept import Ours, settings_of
+from kshot.evidence.kept import Ours
 from kshot.recipes.paper import Row, read_paper
 from kshot.tasks import Sinusoids
 
@@ -131,16 +131,29 @@ def test_what_was_measured_is_not_trained_again_unless_the_settings_changed(plac
     (place / "moment.toml").write_text(RECIPE.replace("lr = 0.01", "lr = 0.02"))
     said = reproduce(place, "--seed", "0", code=2)
     assert "measured with other settings" in said
-    assert "with other settings than the recipe's" in reproduce(place, "--again", code=2)
     assert "holds a run with other settings" in said  # and the run folder is not written over
     assert (place / "results" / "moment.json").read_bytes() == before
+    # The learner of the old settings still gives the figures of the old settings.
+    (place / "moment.toml").write_text(RECIPE.replace("shots = 5", "shots = 7"))
+    said = reproduce(place, "--again")
+    assert "the recipe has other settings now" in said
+    assert said.count("as recorded") == 2
+
+
+def test_a_default_that_changed_makes_a_figure_one_of_older_settings(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reproduce(place, "--seed", "0")
+    kept, recipe = read_kept(place / "results" / "moment.json"), recipes.read(place / "moment.toml")
+    assert kept.is_of(recipe)
+    monkeypatch.setitem(kshot.MAML.__init__.__kwdefaults__, "allow_unused", True)
+    assert not kept.is_of(recipe)
 
 
 def test_the_kept_learner_gives_its_figures_again(place: Path) -> None:
     reproduce(place)
-    recipe = recipes.read(place / "moment.toml")
     assert (place / "results" / "models" / "moment.safetensors").is_file()
-    found = measure_again(recipe, place / "results")
+    found = measure_again("moment", place / "results")
     assert [again.found.mean for again in found] == [again.recorded.mean for again in found]
     assert "as recorded" in reproduce(place, "--again")
 
@@ -157,7 +170,8 @@ def test_the_list_shows_what_is_to_be_done_and_what_was(place: Path) -> None:
         assert (name in nothing.split()) == (paper is not None)
     reproduce(place, "--seed", "1")
     said = command(place, "reproduce", "--list", "--results", str(place / "results"))
-    assert "1 of 2" in said
+    assert "seeds: 1 of 2" in said
+    assert "older settings" not in said
     assert all(name in said for name in recipes.names() if recipes.read(name).paper is not None)
     assert list(read_all(place / "results")) == ["moment"]
 
@@ -289,10 +303,6 @@ def test_the_report_shows_what_was_checked_the_paper_and_other_runs(place: Path)
 
 
 def test_a_recorded_figure_of_the_house_is_measured_again(kshot_data: Path) -> None:
-    """On the real drawings, from a trained learner that lies in results/models and whose recipe is still the one recorded."""
-    results = Path(__file__).parent.parent / "results"
-    kept = read_all(results)
-    trained = (recipes.read(name) for name in kept if name.startswith("omniglot-") and kept[name].minutes)
-    current = next(recipe for recipe in trained if kept[recipe.name].settings == settings_of(recipe))
-    again = measure_again(current, results, ["5-way 1-shot"])
+    """On the real drawings, from the learner that lies in results/models."""
+    again = measure_again("omniglot-5w1s-protonet", Path(__file__).parent.parent / "results", ["5-way 1-shot"])
     assert [x.row for x in again if x.same] == ["5-way 1-shot"]

@@ -8,20 +8,24 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from kshot import atomic, recipes, training
 from kshot.audit import ENOUGH
 from kshot.cli.terminal import Changes, Seed, err, evaluated, only_tasks, out
 from kshot.evaluation import HIGHER_IS_BETTER, Evaluation
-from kshot.evidence import Comparison, Kept, compared, keep_comparison, measure_again, reached, read_all
+from kshot.evidence import Comparison, Kept, compared, keep_comparison, measure_again, reached, read_all, read_kept
 from kshot.evidence import reproduce as run_recipe
-from kshot.evidence.kept import settings_of
 from kshot.recipes.paper import Paper, Row
 from kshot.recipes.runs import recipe_of
 from kshot.training.distributed import Ranks
 from kshot.types import InputError
+
+OLDER = "  (older settings)"
 
 
 def reproduce(
@@ -36,7 +40,7 @@ def reproduce(
     folder: Annotated[Path, typer.Option("--runs", help="Where runs are kept, and gone on with.")] = Path("runs"),
     results: Annotated[Path, typer.Option(help="Where the figures are kept.")] = Path("results"),
 ) -> None:
-    """Train as a paper did, measure its figures, and write them with all that they depend on into results/NAME.json.
+    """Train a recipe, measure the figures that its paper reports, and write them into results/NAME.json with all they depend on.
 
     A seed that was measured is not trained again; Ctrl-C saves, and the same command goes on.
     """
@@ -47,7 +51,11 @@ def reproduce(
     if again:
         with Progress(console=err, transient=True) as bar:
             row = bar.add_task("measuring", total=chosen.episodes)
-            found = measure_again(chosen, results, progress=lambda done, _: bar.update(row, completed=done))
+            found = measure_again(chosen.name, results, progress=lambda done, _: bar.update(row, completed=done))
+        if not read_kept(results / f"{chosen.name}.json").is_of(chosen):
+            out.print(
+                "the recipe has other settings now: this is the learner of the recorded ones, on the tasks of those"
+            )
         for x in found:
             note = "as recorded" if x.same else f"[bold red]recorded was {x.recorded.mean:.4g}[/]"
             out.print(f"{x.row:24} {x.found.mean:.2f} ± {x.found.interval:.2f}   {note}", highlight=False)
@@ -117,37 +125,49 @@ def _compared(run: str, c: Comparison) -> Table:
     return table
 
 
-def _listed(names: Sequence[str], kept: dict[str, Kept], results: Path) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in ("name", "figure", "paper", "ours", "target", "seeds", "minutes", "date"):
-        table.add_column(column, overflow="fold")
-    for name in dict.fromkeys([*names, *kept]):
-        paper = kept[name].paper if name in kept else recipes.read(name).paper
-        old = name in kept and name in recipes.names() and kept[name].settings != settings_of(recipes.read(name))
-        shown_name = f"{name} [yellow](older settings)[/]" if old else name
-        for i, row in enumerate(paper.rows if paper is not None else ()):
-            assert paper is not None
-            table.add_row(shown_name if i == 0 else "", *_row(paper, row, kept.get(name), first=i == 0))
-    table.caption = f"kshot reproduce NAME; T: transductive; in brackets: not measured, as planned; from {results}/"
-    return table
+def _listed(names: Sequence[str], kept: dict[str, Kept], results: Path) -> Group:
+    """A block a recipe: its name by itself, so that it can be copied, what it took, and a line for each figure."""
+    blocks: list[RenderableType] = []
+    known = recipes.names()
+    papers = {name: kept[name].paper if name in kept else recipes.read(name).paper for name in [*names, *kept]}
+    widest = max((len(row.name) for paper in papers.values() if paper for row in paper.rows), default=0)
+    for name, paper in papers.items():
+        if paper is None:
+            continue
+        older = name in kept and name in known and not kept[name].is_of(recipes.read(name))
+        blocks.append(Text.assemble((name, "bold"), (OLDER * older, "yellow")))
+        blocks.append(Padding(Text(_took(paper, kept.get(name)), style="dim"), (0, 0, 0, 2)))
+        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+        for width in (widest, 12, 19, 0):
+            table.add_column(min_width=width)
+        for row in paper.rows:
+            table.add_row(*_row(row, kept.get(name)))
+        blocks.append(Padding(table, (0, 0, 1, 2)))
+    legend = (
+        "In a line: the figure, the paper's, ours with its 95 % interval over test tasks, our target. *: transductive. "
+    )
+    legend += "‖: standard deviation of the seeds. Older settings: the recipe has others now; --again measures by the old ones. "
+    legend += f"Read from {results}/, where {len(kept) or 'nothing'} was measured."
+    return Group(*blocks, Text(legend, style="dim"))
 
 
-def _row(paper: Paper, row: Row, kept: Kept | None, first: bool) -> list[str]:
-    """Figure, paper, ours, target, seeds, minutes, date."""
+def _took(paper: Paper, kept: Kept | None) -> str:
+    """Source, seeds, minutes and date."""
+    if kept is None or not kept.seeds:
+        return f"{paper.source}; about {paper.minutes:g} minutes a training, seeds: {paper.seeds}"
+    minutes = f"{kept.minutes:.0f} minutes a training, " if kept.minutes else ""
+    return f"{paper.source}; {minutes}seeds: {len(kept.seeds)} of {paper.seeds}, {kept.date}"
+
+
+def _row(row: Row, kept: Kept | None) -> tuple[str, str, str, str]:
+    """Figure, paper, ours, target."""
     ours = kept.ours(row.name) if kept is not None else None
-    shown = str(ours) + (" T" if ours.transductive else "") if ours is not None else "–"
     met = reached(row, ours)
     mark = "" if met is None else " [green]✓[/]" if met else " [red]✗[/]"
-    published = (
-        "–" if row.published is None else f"{row.published:g}" + (f" ± {row.interval:g}" if row.interval else "")
-    )
-    minutes = f"{kept.minutes:.0f}" if kept is not None and kept.minutes else f"({paper.minutes:g})"
-    return [
+    published = "–" if row.published is None else f"{row.published:g}"
+    return (
         row.name,
-        published,
-        shown,
+        published + (f" ± {row.interval:g}" if row.interval else ""),
+        "–" if ours is None else str(ours) + " *" * ours.transductive,
         ("–" if row.target is None else f"{row.target:g}") + mark,
-        f"{ours.seeds if ours is not None else 0} of {paper.seeds}" if first else "",
-        minutes if first else "",
-        kept.date if kept is not None and first else "",
-    ]
+    )

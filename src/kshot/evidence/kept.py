@@ -15,6 +15,7 @@ from kshot.evaluation import HIGHER_IS_BETTER, Evaluation
 from kshot.evidence.origin import machine, versions
 from kshot.recipes import Recipe
 from kshot.recipes.paper import Paper, Row, read_paper
+from kshot.settings import describe
 from kshot.types import InputError
 
 
@@ -82,6 +83,18 @@ class Kept:
     reproduces: dict[str, Any]  # the [paper] section
     seeds: list[Seed] = field(default_factory=list)
     command: str = ""
+    learner: dict[str, Any] | None = (
+        None  # with all that the recipe left to defaults; None in files from before it was kept
+    )
+
+    @property
+    def recipe(self) -> Recipe:
+        """As it was."""
+        return Recipe(self.name, {**self.settings, "paper": self.reproduces}, self.name)
+
+    def is_of(self, recipe: Recipe) -> bool:
+        """Whether the recipe would be trained so today: by its settings, and by the defaults that they leave."""
+        return self.settings == settings_of(recipe) and self.learner in (None, _described(recipe))
 
     @property
     def paper(self) -> Paper:
@@ -129,7 +142,13 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
 def of_recipe(recipe: Recipe) -> Kept:
     """Nothing measured yet."""
     command = f"kshot reproduce {recipe.origin}"
-    return Kept(recipe.name, settings_of(recipe), recipe.settings["paper"], command=command)
+    return Kept(recipe.name, settings_of(recipe), recipe.settings["paper"], command=command, learner=_described(recipe))
+
+
+def _described(recipe: Recipe) -> dict[str, Any]:
+    """The learner with every argument, as JSON gives it back."""
+    plain: dict[str, Any] = json.loads(json.dumps(describe(recipe.learner())))
+    return plain
 
 
 def read_kept(path: Path) -> Kept:

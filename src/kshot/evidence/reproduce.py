@@ -11,7 +11,7 @@ from typing import Any
 
 from kshot import training
 from kshot.evidence.beside import keep_figures
-from kshot.evidence.kept import Figure, Kept, Seed, of_recipe, read_kept, settings_of
+from kshot.evidence.kept import Figure, Kept, Seed, of_recipe, read_kept
 from kshot.recipes import Recipe, runs
 from kshot.recipes.paper import Paper, Row
 from kshot.settings import build
@@ -80,7 +80,7 @@ def _known(recipe: Recipe, paper: Paper, results: Path, say: Callable[[str], Non
     if not path.is_file():
         return kept
     before = read_kept(path)
-    if before.settings != kept.settings:
+    if not before.is_of(recipe):
         say(f"{path} was measured with other settings: it is written anew once a seed is measured with these")
         return kept
     then = {row.name: row for row in before.paper.rows}
@@ -137,36 +137,26 @@ class Again:
 
 
 def measure_again(
-    recipe: Recipe,
+    name: str,
     results: Path = Path("results"),
     rows: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> list[Again]:
-    """Measure the kept learner of results/models/ once more, to compare with what is recorded of it."""
-    paper = _paper(recipe)
-    path = results / f"{recipe.name}.json"
+    """Measure the kept learner of results/models/ once more, on tasks as they were, to compare with what is recorded of it."""
+    path = results / f"{name}.json"
     if not path.is_file():
-        raise InputError(f"there is no {path}: `kshot reproduce {recipe.name}` trains and writes it")
+        raise InputError(f"there is no {path}: `kshot reproduce {name}` trains and writes it")
     kept = read_kept(path)
     seed = next((s for s in kept.seeds if s.model is not None), None)
-    if kept.settings != settings_of(recipe):
-        raise InputError(
-            f"{path} was measured with other settings than the recipe's: `kshot reproduce {recipe.name}` anew"
-        )
     if seed is None or seed.model is None:
         raise InputError(
             f"{path} names no learner that was kept, as that of seed 0 is up to a megabyte: train it again"
         )
-    names = [row.name for row in paper.rows]
-    for name in rows or names:
-        if name not in names or name not in seed.figures:
-            raise InputError(
-                f"{path} has no figure {name!r}, it has {', '.join(seed.figures)}: `kshot reproduce {recipe.name}` measures all"
-            )
-    chosen = [row for row in paper.rows if rows is None or row.name in rows]
-    return [
-        Again(row.name, seed.figures[row.name], measured(recipe, row, results / seed.model, progress)) for row in chosen
-    ]
+    if missing := set(rows or ()) - set(seed.figures):
+        raise InputError(f"{path} has no figure {min(missing)!r}: it has {', '.join(seed.figures)}")
+    chosen = [row for row in kept.paper.rows if row.name in (rows or seed.figures)]
+    learner = results / seed.model
+    return [Again(row.name, seed.figures[row.name], measured(kept.recipe, row, learner, progress)) for row in chosen]
 
 
 def _keep(run: Path, results: Path, name: str) -> str | None:
