@@ -14,7 +14,7 @@ from torch import Tensor
 
 import kshot
 from kshot import Batch, InputError, MetaLearner, Task, recipes
-from kshot.audit import ENOUGH, OWN
+from kshot.audit import ENOUGH, OWN, _labels_are_drawn
 from kshot.evaluation import measure
 from kshot.models import MLP, GaussianPolicy
 from kshot.tasks import Episodes, Sinusoids, from_transforms
@@ -125,6 +125,43 @@ def test_an_example_in_both_halves() -> None:
     evaluate(protonet(), Source(lambda s, q: (s, q)))
 
 
+class AsksAboutAll:
+    """The classic slip: one example a class is shown, and the 15 to ask about are drawn from all 20, the shown one included."""
+
+    def __init__(self, aside: int = 0) -> None:
+        self.x, self.aside = drawings(40, each=20), aside
+
+    def sample(self, n: int, generator: torch.Generator) -> Task:
+        support, query = [], []
+        for _ in range(n):
+            chosen = self.x[torch.randperm(40, generator=generator)[:5]]
+            rows = torch.randperm(20, generator=generator)
+            support.append(chosen[:, rows[0]])
+            asked = rows[self.aside :][torch.randperm(20 - self.aside, generator=generator)[:15]]
+            query.append(chosen[:, asked].flatten(0, 1))
+        y = torch.arange(5)
+        return Task(
+            Batch(torch.stack(support), y.repeat(n, 1), 5),
+            Batch(torch.stack(query), y.repeat_interleave(15).repeat(n, 1), 5),
+        )
+
+
+def test_a_few_of_the_queries_are_the_support() -> None:
+    """One in twenty, give or take: fewer than duplicates may be, but each another example."""
+    with pytest.raises(InputError, match=r"4 % of the query examples are in the support too"):
+        evaluate(protonet(), AsksAboutAll())
+    evaluate(protonet(), AsksAboutAll(aside=1))
+
+
+def test_data_that_holds_each_example_twice() -> None:
+    twice = drawings(6, each=10).repeat(1, 2, 1)
+    with pytest.raises(InputError, match="take out what the data holds twice"):
+        evaluate(protonet(), Episodes(labelled(twice), ways=3, shots=2, queries=5))
+    few_values = torch.randint(3, (6, 20, 1), generator=torch.Generator().manual_seed(0)).float()
+    found = evaluate(kshot.ProtoNet(MLP(1, (4,))), Episodes(labelled(few_values), ways=3, shots=1, queries=5))
+    assert "as duplicates in the data do" in " ".join(found.audit)  # three values are all that there is
+
+
 def test_duplicates_in_the_data_are_said_and_not_refused() -> None:
     """One in twenty examples is blank, so that nearly every task has one on both sides."""
 
@@ -169,6 +206,15 @@ def test_tasks_that_do_not_repeat() -> None:
         evaluate(protonet(), unseeded)
     with pytest.raises(InputError, match="the same seed gave other tasks"):
         kshot.fit(protonet(), unseeded, **QUICK)
+
+
+def test_tasks_that_are_the_same_whatever_the_generator() -> None:
+    class Deaf(Source):
+        def sample(self, n: int, generator: torch.Generator) -> Task:
+            return super().sample(n, torch.Generator().manual_seed(0))
+
+    with pytest.raises(InputError, match=r"two generators gave the same tasks of this Deaf, .* interval too narrow"):
+        evaluate(protonet(), Deaf(lambda s, q: (s, q)))
 
 
 def test_an_evaluation_without_a_seed() -> None:
@@ -267,6 +313,39 @@ def test_a_class_whose_label_can_be_guessed() -> None:
     assert "in their order, as the source was told" in " ".join(evaluate(protonet(), asked_for).audit)
 
 
+class Listed:
+    """Two-way tasks of a source that is not Episodes; `number` numbers the classes of each."""
+
+    def __init__(self, classes: int, number: Callable[[Tensor], Tensor]) -> None:
+        self.x, self.number = drawings(classes), number
+
+    def sample(self, n: int, generator: torch.Generator) -> Task:
+        drawn = torch.stack([torch.randperm(len(self.x), generator=generator)[:2] for _ in range(n)])
+        classes = self.number(drawn)
+        s, q = self.x[classes][:, :, :2].flatten(1, 2), self.x[classes][:, :, 2:].flatten(1, 2)
+        y = torch.arange(2)
+        halves = (Batch(x, y.repeat_interleave(x.shape[1] // 2).repeat(n, 1), 2) for x in (s, q))
+        return Task(*halves, classes)
+
+
+def test_a_label_that_can_be_guessed_among_many_classes() -> None:
+    """Two tasks seldom share a class: more of them are looked at, and if that does not do, it is said."""
+    with pytest.raises(InputError, match="number the classes of each task anew"):
+        evaluate(protonet(), Listed(300, lambda classes: classes.sort(1).values))
+    found = evaluate(protonet(), Listed(300, lambda classes: classes))
+    assert "numbered anew" in " ".join(found.audit)
+    found = evaluate(protonet(), Listed(20000, lambda classes: classes))
+    assert "too few tasks share a class to tell" in " ".join(found.audit)
+
+
+@pytest.mark.parametrize("ways", [2, 3])
+def test_honest_labels_of_few_classes_are_not_refused_at_any_seed(ways: int) -> None:
+    """Where all classes are in every task, the labels of one hang together, and chance strays further."""
+    tasks = Episodes(labelled(drawings(ways)), ways=ways, shots=2, queries=2)
+    for seed in range(300):
+        assert _labels_are_drawn(tasks, seed) == "the classes of each task are numbered anew"
+
+
 # Validation and test tasks.
 
 
@@ -289,7 +368,7 @@ def test_no_task_of_an_evaluation_is_one_of_training_or_validation() -> None:
     for seed in (0, 1):
         measure(learner, test, 80, seed, curves=False)
     looked_at = {
-        kshot.seeded(0, *place).initial_seed() for place in ((0,), (1, OWN), (2, OWN))
+        kshot.seeded(0, *place).initial_seed() for place in ((0,), (1, OWN), (2, OWN, 0))
     }  # by the auditor, before
     steps = {kshot.seeded(0, step).initial_seed() for step in range(4)}
     assert train.drawn_from == steps | looked_at
@@ -323,7 +402,7 @@ def test_what_was_checked_is_said_in_the_evaluation_and_the_run(tmp_path: Any) -
     )
     said = " ".join(evaluate(learner, episodes(drawings(7, seed=2), "c")).audit)
     for sentence in (
-        "none of the 7 classes is among the 6 of training, by name or by content",
+        "none of the 7 classes is among the 6 of training, by name or by the content of their first examples",
         "seed 0 gives the same tasks again",
         "support and query share no example",
         "all predictions stay the same when support and query are shuffled",

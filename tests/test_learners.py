@@ -155,6 +155,33 @@ def test_soft_k_means_without_a_round_is_the_prototype_network() -> None:
     close(none(task.support, task.query.x), proto(task.support, task.query.x), 1e-12)
     alone = three(task.support, task.query.x[:1])
     assert (three(task.support, task.query.x)[:1] - alone).abs().max() > 1e-6
+    later = kshot.SoftKMeans(proto.encoder, rounds=0, eval_rounds=3)
+    assert not later.transductive
+    assert later.eval().transductive
+    close(later(task.support, task.query.x), three(task.support, task.query.x), 1e-12)
+
+
+METRICS: dict[str, Callable[[nn.Module], kshot.MetaLearner]] = {
+    "protonet": kshot.ProtoNet,
+    "protonet, cosine": lambda f: kshot.ProtoNet(f, distance="cosine"),
+    "softkmeans": kshot.SoftKMeans,
+    "matchingnet": kshot.MatchingNet,
+    "contrastivenet": kshot.ContrastiveNet,
+    "contrastivenet, cosine": lambda f: kshot.ContrastiveNet(f, distance="cosine"),
+    "ridgenet": kshot.RidgeNet,
+    "logistichead": kshot.LogisticHead,
+}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_under_autocast_only_the_encoder_is_imprecise(metric: str) -> None:
+    """Three digits would do for the layers, and not for the difference between distances; so no layer, no difference."""
+    task = one_task(ways=3, shots=2, features=(40,))
+    task = Task(*(Batch(b.x.float(), b.y, 3) for b in (task.support, task.query)))
+    learner = METRICS[metric](nn.Identity())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = learner(task.support, task.query.x)
+    assert torch.equal(found, learner(task.support, task.query.x))
 
 
 # Matching, relation, contrastive.

@@ -26,6 +26,12 @@ SHUFFLED = 4  # tasks that are predicted again in another order
 OWN = 0xA0D1  # apart from the tasks of any step
 HALF = 0.5  # of a class's examples: more than chance duplicates in real data
 DUPLICATES = 0.1  # of the query examples of a source whose rows are not known
+LEAK = 0.01  # of the query examples, where they are many: what is in the data twice is a few, again and again
+PAIRS, PLENTY = (
+    50,
+    1000,
+)  # of tasks with a common class: fewer do not tell how it is labelled, more need not be looked for
+GUESSED = 0.05  # above chance
 
 
 def before_training(tasks: TaskSource, validate: TaskSource | None, learner: MetaLearner, seed: int) -> list[str]:
@@ -60,6 +66,7 @@ def before_evaluation(
     found = [
         "classes that it was trained on are allowed" if allow_seen else refuse_seen(learner, tasks),
         _repeatable(tasks, seed),
+        _seeds_differ(tasks, seed),
         _halves_apart(tasks, seed),
         _labels_are_drawn(tasks, seed),
         _order_does_not_tell(learner, draw(tasks, LOOKED_AT, seeded(seed, 0), slice(SHUFFLED)).to(device), seed),
@@ -90,7 +97,7 @@ def check_seed(seed: object) -> None:
 
 def _by(tasks: TaskSource) -> str:
     """Numbers are no names."""
-    return "by name or by content" if any(_name(i) for i in identities(tasks)) else "by content (none has a name)"
+    return f"by {'name or by ' if any(_name(i) for i in identities(tasks)) else ''}the content of their first examples"
 
 
 def _name(identity: str) -> str:
@@ -133,36 +140,49 @@ def _repeatable(tasks: TaskSource, seed: int) -> str | None:
     return f"seed {seed} gives the same tasks again"
 
 
-def _halves_apart(tasks: TaskSource, seed: int) -> str | None:
-    """Support and query share no example. Of Episodes the rows tell; of other sources only the content does.
+def _seeds_differ(tasks: TaskSource, seed: int) -> str:
+    """An evaluation draws its tasks from many generators: they must not give the same few again and again."""
+    one, other = (draw(tasks, LOOKED_AT, seeded(seed, *key), slice(2)) for key in ((0,), (4, OWN)))
+    pairs = ((one.support, other.support), (one.query, other.query))
+    if all(a.x.shape == b.x.shape and torch.equal(a.x, b.x) and torch.equal(a.y, b.y) for a, b in pairs):
+        raise InputError(
+            f"two generators gave the same tasks of this {type(tasks).__name__}, so that many tasks would be the same few, and "
+            "their interval too narrow: draw all that is random in its sample(n, generator) from the generator"
+        )
+    return "another generator gives other tasks"
 
+
+def _halves_apart(tasks: TaskSource, seed: int) -> str | None:
+    """Support and query share no example: of Episodes the rows tell, and of every source the content.
+
+    Data may hold a few examples more than once, such as blank images; many of them tell of a fault.
     A source whose tasks are meant to ask about the support too says halves_overlap = True.
     """
     if getattr(tasks, "halves_overlap", False):
         return "support and query may share examples, as the source says"
+    rows = 0.0
     if isinstance(tasks, Episodes):
         plan = tasks.plan(LOOKED_AT, seeded(seed, 1, OWN))
-        shared = [float(torch.isin(q, s).float().mean()) for s, q in zip(plan.support, plan.query, strict=True)]
-        few = 0.0
-    else:
-        drawn = draw(tasks, LOOKED_AT, seeded(seed, 1, OWN))
-        shared = [_share_in(drawn[i].query, drawn[i].support) for i in range(len(drawn))]
-        few = DUPLICATES
-    if fmean(shared) > few:
+        rows = fmean(float(torch.isin(q, s).float().mean()) for s, q in zip(plan.support, plan.query, strict=True))
+    drawn = draw(tasks, LOOKED_AT, seeded(seed, 1, OWN))
+    shared = [digest for i in range(len(drawn)) for digest in _shared(drawn[i])]
+    share = len(shared) / (len(drawn) * len(drawn[0].query))
+    many = share > LEAK and len(set(shared)) > HALF * len(shared)
+    if rows or many or (share > DUPLICATES and not isinstance(tasks, Episodes)):
         raise InputError(
-            f"{100 * fmean(shared):.0f} % of the query examples are in the support too, which tells their labels: draw the query "
-            "from other examples of the class, or say by halves_overlap = True of the source that this is meant"
+            f"{100 * max(rows, share):.0f} % of the query examples are in the support too, which tells their labels: draw the "
+            "query from other examples of the class, take out what the data holds twice, or say by halves_overlap = True of the "
+            "source that this is meant"
         )
-    if not any(shared):
-        return f"support and query share no example, looked for in {len(shared)} tasks"
-    return (
-        f"{100 * fmean(shared):.1f} % of the query examples look like one of the support, as duplicates in the data do"
-    )
+    if not shared:
+        return f"support and query share no example, looked for in {len(drawn)} tasks"
+    return f"{100 * share:.1f} % of the query examples look like one of the support, as duplicates in the data do"
 
 
-def _share_in(query: Batch, support: Batch) -> float:
-    known, asked = set(_digests(support)), list(_digests(query))
-    return sum(digest in known for digest in asked) / len(asked)
+def _shared(task: Task) -> list[bytes]:
+    """Of the query examples that are in the support too."""
+    known = set(_digests(task.support))
+    return [digest for digest in _digests(task.query) if digest in known]
 
 
 def _digests(batch: Batch) -> Iterator[bytes]:
@@ -175,27 +195,39 @@ def _digests(batch: Batch) -> Iterator[bytes]:
 
 def _labels_are_drawn(tasks: TaskSource, seed: int) -> str | None:
     """A class whose label can be guessed could be remembered, and nothing would be learned from the support."""
-    if isinstance(tasks, Episodes):
-        classes: Tensor | None = tasks.plan(PLANNED, seeded(seed, 2, OWN)).classes
-    else:
-        classes = draw(tasks, LOOKED_AT, seeded(seed, 2, OWN)).classes
-    if classes is None:
-        return None
     if getattr(tasks, "ordered", False):
         return "the classes of each task are numbered in their order, as the source was told"
-    ways, seen = classes.shape[1], Counter[int](classes.flatten().tolist())
-    labelled = Counter((c, label) for row in classes.tolist() for label, c in enumerate(row))
-    pairs, same = (sum(n * (n - 1) / 2 for n in found.values()) for found in (seen, labelled))
-    if pairs < 50:  # too seldom to tell
+    seen, labelled, chance = Counter[int](), Counter[tuple[int, int]](), 1.0
+    pairs = same = 0.0
+    for classes in _numbered(tasks, seed):
+        chance = 1 / classes.shape[1]
+        seen.update(classes.flatten().tolist())
+        labelled.update((c, label) for row in classes.tolist() for label, c in enumerate(row))
+        pairs, same = (sum(n * (n - 1) / 2 for n in found.values()) for found in (seen, labelled))
+        if pairs >= PLENTY:
+            break
+    if not seen:
         return None
-    chance = 1 / ways
-    if same / pairs > chance + 5 * (chance * (1 - chance) / pairs) ** 0.5:
+    if pairs < PAIRS:
+        return "too few tasks share a class to tell whether its label is drawn anew"
+    if same / pairs > chance + max(GUESSED, 5 * (chance * (1 - chance) / pairs) ** 0.5):
         raise InputError(
             f"a class has the same label in {100 * same / pairs:.0f} % of the pairs of tasks that hold it, where chance gives "
             f"{100 * chance:.0f} %, so that a learner can remember classes where it should learn from the support: number the "
             "classes of each task anew (kshot.tasks.Episodes does)"
         )
     return "the classes of each task are numbered anew"
+
+
+def _numbered(tasks: TaskSource, seed: int) -> Iterator[Tensor]:
+    """The classes of tasks [T, N] by their label; of Episodes without their examples, of others some tasks at a time."""
+    if isinstance(tasks, Episodes):
+        yield tasks.plan(PLANNED, seeded(seed, 2, OWN)).classes
+        return
+    for i in range(PLANNED // LOOKED_AT):
+        if (classes := draw(tasks, LOOKED_AT, seeded(seed, 2, OWN, i)).classes) is None:
+            return
+        yield classes
 
 
 def _order_does_not_tell(learner: MetaLearner, tasks: Task, seed: int) -> str | None:
@@ -223,8 +255,12 @@ def _order_does_not_tell(learner: MetaLearner, tasks: Task, seed: int) -> str | 
             "alike, or say by order_free = False that the support is read in order"
         )
     what = "support and query are" if learner.order_free else "query (the support is read in order) is"
-    same = "all" if share == 0 else f"{100 * (1 - share):.0f} % of the"
-    return f"{same} predictions stay the same when {what} shuffled"
+    same = (
+        "all predictions stay the same" if share == 0 else f"{100 * (1 - share):.0f} % of the predictions stay the same"
+    )
+    if tasks.support.ways is None and share > 0:
+        same = f"predictions change by {100 * share:.1g} % of their size"
+    return f"{same} when {what} shuffled"
 
 
 def _rounded(support: Batch, generator: torch.Generator) -> Batch:

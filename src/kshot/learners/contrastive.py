@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, relu
 
 from kshot.functional import BatchNormPolicy
-from kshot.learners.embedding import EmbeddingLearner
+from kshot.learners.embedding import EmbeddingLearner, in_full_precision
 from kshot.rules.descent import root
 from kshot.types import Batch, InputError, Task, check_positive, one_hot
 
@@ -74,7 +74,8 @@ class ContrastiveNet(EmbeddingLearner):
     def distances(self, a: Tensor, b: Tensor) -> Tensor:
         """a [A, D], b [B, D] -> [A, B]."""
         if self.distance == "cosine":
-            return 1 - normalize(a, dim=-1) @ normalize(b, dim=-1).T
+            with in_full_precision(a):
+                return 1 - normalize(a, dim=-1) @ normalize(b, dim=-1).T
         return root((a.unsqueeze(1) - b).square().mean(-1))
 
 

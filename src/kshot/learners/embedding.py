@@ -58,8 +58,9 @@ class EmbeddingLearner(MetaLearner):
                 self.encoder.get_buffer(module + ".num_batches_tracked").add_(1)
 
     def embed(self, x: Tensor) -> Tensor:
-        """x [S, *features] -> [S, D]."""
-        return self.encode(x).flatten(1)
+        """x [S, *features] -> [S, D], of single precision at least: under autocast the encoder's are not."""
+        features = self.encode(x).flatten(1)
+        return features.to(torch.promote_types(features.dtype, torch.float32))
 
     def ways(self, support: Batch) -> int:
         """The number of classes, after the support was checked."""
@@ -78,6 +79,11 @@ class EmbeddingLearner(MetaLearner):
     @property
     def transductive(self) -> bool:
         return self.encoder is not None and uses_batch_statistics(self.encoder, self.statistics)
+
+
+def in_full_precision(like: Tensor) -> torch.autocast:
+    """No autocast within: what embedded examples are compared by, or a head solved from, needs more than three digits."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def width(encoder: nn.Module) -> int:

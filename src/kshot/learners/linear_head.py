@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kshot.functional import BatchNormPolicy
-from kshot.learners.embedding import EmbeddingLearner
+from kshot.learners.embedding import EmbeddingLearner, in_full_precision
 from kshot.types import Batch, check_positive, one_hot
 
 
@@ -48,13 +48,7 @@ class LinearHead(EmbeddingLearner):
     def embed(self, x: Tensor) -> Tensor:
         """x [S, *features] -> [S, D + 1]."""
         features = super().embed(x)
-        features = features.to(torch.promote_types(features.dtype, self.log_scale.dtype))
         return torch.cat([features / math.sqrt(features.shape[1]), torch.ones_like(features[:, :1])], 1)
-
-
-def in_full_precision(like: Tensor) -> torch.autocast:
-    """No autocast within: systems of equations are solved in the precision of the parameters."""
-    return torch.autocast(like.device.type, enabled=False)
 
 
 def identity(like: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from kshot.functional import BatchNormPolicy
-from kshot.learners.embedding import EmbeddingLearner, width
+from kshot.learners.embedding import EmbeddingLearner, in_full_precision, width
 from kshot.recurrent import LSTMCell, read
 from kshot.types import Batch, InputError, check_positive, check_whole, one_hot
 
@@ -61,7 +61,8 @@ class MatchingNet(EmbeddingLearner):
         query = self.embed(x)
         if self.full_context:
             query = self.in_context(query, fitted.embedded)
-        cosine = normalize(query, dim=-1) @ normalize(fitted.embedded, dim=-1).T  # [Q, S]
+        with in_full_precision(x):
+            cosine = normalize(query, dim=-1) @ normalize(fitted.embedded, dim=-1).T  # [Q, S]
         attention = (cosine / self.temperature).log_softmax(-1)
         return (attention.unsqueeze(-1) + fitted.members.log()).logsumexp(1)  # [Q, N], log(0) leaves an example out
 

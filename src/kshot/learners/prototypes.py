@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from kshot.functional import BatchNormPolicy
-from kshot.learners.embedding import EmbeddingLearner
+from kshot.learners.embedding import EmbeddingLearner, in_full_precision
 from kshot.types import Batch, InputError, check_whole, one_hot
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # ([Q, 1, D], [1, N, D]) -> [Q, N]
@@ -36,7 +36,8 @@ TEMPERATURES = {"euclidean": 8.0, "cosine": 0.1}
 def class_means(embedded: Tensor, y: Tensor, ways: int) -> Tensor:
     """embedded [S, D], y [S] -> prototypes [N, D]."""
     members = one_hot(y, ways).to(embedded.dtype)  # [S, N]
-    return (members.T @ embedded) / members.sum(0).unsqueeze(1)
+    with in_full_precision(embedded):
+        return (members.T @ embedded) / members.sum(0).unsqueeze(1)
 
 
 class Means(NamedTuple):
@@ -81,7 +82,8 @@ class _PrototypeLearner(EmbeddingLearner):
         """embedded [Q, D], prototypes [N, D] -> [Q, N]."""
         distance = DISTANCES[self.distance] if isinstance(self.distance, str) else self.distance
         scale = self.log_scale.exp() if self.learn_temperature else 1 / self.temperature
-        return -distance(embedded.unsqueeze(1), prototypes.unsqueeze(0)) * scale
+        with in_full_precision(embedded):
+            return -distance(embedded.unsqueeze(1), prototypes.unsqueeze(0)) * scale
 
 
 class _Nearest(_PrototypeLearner):
@@ -121,7 +123,7 @@ class SoftKMeans(_PrototypeLearner):
 
     Ren, Triantafillou, Ravi, Snell, Swersky, Tenenbaum, Larochelle, Zemel 2018, Meta-Learning for Semi-Supervised Few-Shot
     Classification. Differs: the examples without a label are the queries themselves; the number of rounds.
-    rounds: 0 is ProtoNet. distance, temperature, learn_temperature: as ProtoNet's.
+    rounds: 0 is ProtoNet; eval_rounds: another number when not training. distance, temperature, learn_temperature: as ProtoNet's.
     """
 
     def __init__(
@@ -129,18 +131,19 @@ class SoftKMeans(_PrototypeLearner):
         encoder: nn.Module,
         *,
         rounds: int = 3,
+        eval_rounds: int | None = None,
         distance: Literal["euclidean", "cosine"] | Distance = "euclidean",
         temperature: float | None = None,
         learn_temperature: bool | None = None,
         batch_norm: BatchNormPolicy = None,
     ) -> None:
         super().__init__(encoder, distance, temperature, learn_temperature, batch_norm)
-        check_whole("SoftKMeans", least=0, rounds=rounds)
-        self.rounds = rounds
+        check_whole("SoftKMeans", least=0, rounds=rounds, eval_rounds=rounds if eval_rounds is None else eval_rounds)
+        self.rounds, self.eval_rounds = rounds, eval_rounds
 
     @property
     def transductive(self) -> bool:
-        return self.rounds > 0 or super().transductive
+        return self._rounds > 0 or super().transductive
 
     def adapt(self, support: Batch) -> Means:
         prototypes = self.prototypes(support)
@@ -154,11 +157,16 @@ class SoftKMeans(_PrototypeLearner):
     def moved(self, fitted: Means, embedded: Tensor) -> Tensor:
         """embedded queries [Q, D] -> prototypes [N, D], of the support and of the queries that seem to belong to them."""
         prototypes = fitted.prototypes
-        for _ in range(self.rounds):
+        for _ in range(self._rounds):
             shares = self.logits(embedded, prototypes).softmax(-1)  # [Q, N]
-            total = fitted.counts * fitted.prototypes + shares.T @ embedded
+            with in_full_precision(embedded):
+                total = fitted.counts * fitted.prototypes + shares.T @ embedded
             prototypes = total / (fitted.counts + shares.sum(0).unsqueeze(1))
         return prototypes
+
+    @property
+    def _rounds(self) -> int:
+        return self.rounds if self.training or self.eval_rounds is None else self.eval_rounds
 
 
 class NearestCentroid(_Nearest):

@@ -8,7 +8,8 @@ from torch.nn.functional import cross_entropy
 
 from kshot.functional import BatchNormPolicy
 from kshot.learner import Criterion, mse_loss, named_loss
-from kshot.learners.linear_head import LinearHead, identity, in_full_precision
+from kshot.learners.embedding import in_full_precision
+from kshot.learners.linear_head import LinearHead, identity
 from kshot.types import Batch, check_support
 
 
