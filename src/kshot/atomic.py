@@ -7,11 +7,16 @@ import errno
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from kshot.types import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def write(path: str | Path, content: bytes | str) -> None:
@@ -40,6 +45,28 @@ def write(path: str | Path, content: bytes | str) -> None:
         if beside is not None:
             with contextlib.suppress(OSError):
                 os.unlink(beside)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, instead: str = "") -> Iterator[None]:
+    """No other process is within, for the same folder, meanwhile. One that comes waits, or ends with the sentence `instead`.
+
+    A process that dies lets go. On systems and disks without such locks nothing is held.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY) if fcntl is not None else None
+    try:
+        if fcntl is not None and handle is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if instead else 0))
+            except BlockingIOError:
+                raise InputError(instead) from None
+            except OSError:  # a disk without locks
+                pass
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def finite(value: Any) -> Any:

@@ -79,15 +79,20 @@ def _said(of: str, *sentences: str | None) -> list[str]:
 
 
 def refuse_seen(learner: MetaLearner, tasks: TaskSource) -> str | None:
-    classes, both = identities(tasks), overlap(learner.seen, identities(tasks))
-    if both:
-        raise InputError(
-            f"{len(both)} of the {len(classes)} classes to evaluate on are ones that the learner was trained on"
-            f"{_such_as(both)}: evaluate on other classes, or give evaluate(…, allow_seen=True) to see how it does on known ones"
-        )
+    classes = identities(tasks)
+    refuse_known(learner.seen, tasks, "the learner was trained on")
     if not classes or not learner.seen:
         return None
     return f"none of the {len(classes):,} classes is among the {len(learner.seen):,} of training, {_by(tasks)}"
+
+
+def refuse_known(known: Iterable[str], tasks: TaskSource, by: str) -> None:
+    classes, both = identities(tasks), overlap(known, identities(tasks))
+    if both:
+        raise InputError(
+            f"{len(both)} of the {len(classes)} classes to evaluate on are ones that {by}{_such_as(both)}: evaluate on other "
+            "classes, or give evaluate(…, allow_seen=True) to see how it does on known ones"
+        )
 
 
 def check_seed(seed: object) -> None:

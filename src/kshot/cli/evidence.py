@@ -57,8 +57,8 @@ def reproduce(
                 "the recipe has other settings now: this is the learner of the recorded ones, on the tasks of those"
             )
         for x in found:
-            note = "as recorded" if x.same else f"[bold red]recorded was {x.recorded.mean:.4g}[/]"
-            out.print(f"{x.row:24} {x.found.mean:.2f} ± {x.found.interval:.2f}   {note}", highlight=False)
+            note = "as recorded" if x.same else f"[bold red]recorded was {x.recorded}[/]"
+            out.print(f"{x.row:24} {x.found}   {note}", highlight=False)
         if not all(x.same for x in found):
             raise InputError(
                 "another figure than the recorded one was measured: the code, the data or the versions changed"
@@ -100,7 +100,7 @@ def compare(
     out.print(f"kept for its report: kshot report {run[0]}", highlight=False)
     if as_json is not None:
         content = [{"run": name, **e.to_dict()} for name, e in found]
-        atomic.write(as_json, json.dumps({"changes": change, "runs": content}, indent=1))
+        atomic.write(as_json, json.dumps(atomic.finite({"changes": change, "runs": content}), indent=1))
         out.print(f"numbers: [bold]{as_json}[/]")
 
 
@@ -128,27 +128,33 @@ def _compared(run: str, c: Comparison) -> Table:
 def _listed(names: Sequence[str], kept: dict[str, Kept], results: Path) -> Group:
     """A block a recipe: its name by itself, so that it can be copied, what it took, and a line for each figure."""
     blocks: list[RenderableType] = []
-    known = recipes.names()
-    papers = {name: kept[name].paper if name in kept else recipes.read(name).paper for name in [*names, *kept]}
-    widest = max((len(row.name) for paper in papers.values() if paper for row in paper.rows), default=0)
-    for name, paper in papers.items():
-        if paper is None:
-            continue
-        older = name in kept and name in known and not kept[name].is_of(recipes.read(name))
+    entries = {name: entry for name in [*names, *kept] if (entry := _entry(name, kept.get(name))) is not None}
+    widest = max((len(row.name) for paper, *_ in entries.values() for row in paper.rows), default=0)
+    for name, (paper, found, older) in entries.items():
         blocks.append(Text.assemble((name, "bold"), (OLDER * older, "yellow")))
-        blocks.append(Padding(Text(_took(paper, kept.get(name)), style="dim"), (0, 0, 0, 2)))
-        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-        for width in (widest, 12, 19, 0):
+        blocks.append(Padding(Text(_took(paper, found), style="dim"), (0, 0, 0, 2)))
+        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 0))
+        for width in (widest, 12, 19, 6, 0):
             table.add_column(min_width=width)
         for row in paper.rows:
-            table.add_row(*_row(row, kept.get(name)))
+            table.add_row(*_row(row, found))
         blocks.append(Padding(table, (0, 0, 1, 2)))
     legend = (
-        "In a line: the figure, the paper's, ours with its 95 % interval over test tasks, our target. *: transductive. "
+        "In a line: the figure, the paper's, ours with its 95 % interval over test tasks, ours less the paper's, our target. "
+        "*: transductive. ‖: standard deviation of the seeds. Older settings: the recipe has others now; --again measures by "
+        f"the old ones. Read from {results}/, where {len(kept) or 'nothing'} was measured."
     )
-    legend += "‖: standard deviation of the seeds. Older settings: the recipe has others now; --again measures by the old ones. "
-    legend += f"Read from {results}/, where {len(kept) or 'nothing'} was measured."
     return Group(*blocks, Text(legend, style="dim"))
+
+
+def _entry(name: str, kept: Kept | None) -> tuple[Paper, Kept | None, bool] | None:
+    """The paper's rows, what was measured of them, and whether that was with other settings than the recipe has now."""
+    recipe = recipes.read(name) if name in recipes.names() else None
+    if kept is None:
+        return (recipe.paper, None, False) if recipe is not None and recipe.paper is not None else None
+    if recipe is None or recipe.paper is None or not kept.is_of(recipe):
+        return kept.paper, kept, recipe is not None
+    return recipe.paper, kept.still(recipe), False
 
 
 def _took(paper: Paper, kept: Kept | None) -> str:
@@ -159,15 +165,15 @@ def _took(paper: Paper, kept: Kept | None) -> str:
     return f"{paper.source}; {minutes}seeds: {len(kept.seeds)} of {paper.seeds}, {kept.date}"
 
 
-def _row(row: Row, kept: Kept | None) -> tuple[str, str, str, str]:
-    """Figure, paper, ours, target."""
+def _row(row: Row, kept: Kept | None) -> tuple[str, str, str, str, str]:
+    """Figure, paper, ours, ours less the paper's, target."""
     ours = kept.ours(row.name) if kept is not None else None
     met = reached(row, ours)
     mark = "" if met is None else " [green]✓[/]" if met else " [red]✗[/]"
-    published = "–" if row.published is None else f"{row.published:g}"
     return (
         row.name,
-        published + (f" ± {row.interval:g}" if row.interval else ""),
+        row.paper,
         "–" if ours is None else str(ours) + " *" * ours.transductive,
+        (ours and row.less(ours.mean)) or "–",
         ("–" if row.target is None else f"{row.target:g}") + mark,
     )

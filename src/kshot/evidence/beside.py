@@ -10,7 +10,7 @@ from typing import Any
 
 from kshot import atomic
 from kshot.evaluation import Difference, Evaluation, compare
-from kshot.evidence.kept import Figure, restored
+from kshot.evidence.kept import Figure, numbers, restored
 from kshot.types import InputError
 
 FIGURES = "figures.json"
@@ -56,8 +56,9 @@ def keep_comparison(run: Path, found: Comparison) -> None:
 def read_comparison(run: Path) -> Comparison | None:
     kept = _read(run / COMPARISON)
     try:
-        others = [Other(**{**o, "difference": Difference(**o["difference"])}) for o in kept.pop("others", [])]
-        return Comparison(**kept, others=others) if others else None
+        rows = [{**o, "difference": Difference(**numbers(o["difference"]))} for o in kept.pop("others", [])]
+        others = [Other(**numbers(row)) for row in rows]
+        return Comparison(**numbers(kept), others=others) if others else None
     except (KeyError, TypeError) as error:
         raise _damaged(run / COMPARISON, error) from error
 

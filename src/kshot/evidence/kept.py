@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,9 @@ class Figure:
             round(found.adapt_ms, 3), found.audit,
         )  # fmt: skip
 
+    def __str__(self) -> str:
+        return f"{shown(self.metric, self.mean)} ± {shown(self.metric, self.interval)}"
+
 
 @dataclass(frozen=True)
 class Seed:
@@ -69,14 +72,13 @@ class Ours:
 
     def __str__(self) -> str:
         """'99.02 ± 0.14', and of several seeds their standard deviation."""
-        places = 2 if self.metric == "accuracy" else 3
-        spread = f" ‖ {self.spread:.{places}f}" if self.spread is not None else ""
-        return f"{self.mean:.{places}f} ± {self.interval:.{places}f}{spread}"
+        spread = f" ‖ {shown(self.metric, self.spread)}" if self.spread is not None else ""
+        return f"{shown(self.metric, self.mean)} ± {shown(self.metric, self.interval)}{spread}"
 
 
 @dataclass(frozen=True)
 class Kept:
-    """All that was measured for a recipe. settings: the recipe's, without what says nothing about how it was trained."""
+    """All that was measured for a recipe. settings: the recipe's, but for what it says about itself and the paper."""
 
     name: str
     settings: dict[str, Any]
@@ -94,7 +96,17 @@ class Kept:
 
     def is_of(self, recipe: Recipe) -> bool:
         """Whether the recipe would be trained so today: by its settings, and by the defaults that they leave."""
-        return self.settings == settings_of(recipe) and self.learner in (None, _described(recipe))
+        return _trained_by(self.settings) == _trained_by(recipe.settings) and self.learner in (None, _described(recipe))
+
+    def still(self, recipe: Recipe) -> Kept:
+        """As far as it is of the recipe, and its figures mean what the recipe's do today: another test is another figure."""
+        now = of_recipe(recipe)
+        if not self.is_of(recipe):
+            return now
+        meant = {row.name: _meaning(self.recipe, row) for row in self.paper.rows}
+        same = [row.name for row in now.paper.rows if meant.get(row.name) == _meaning(recipe, row)]
+        seeds = [replace(s, figures={n: f for n, f in s.figures.items() if n in same}) for s in self.seeds]
+        return replace(now, seeds=seeds)
 
     @property
     def paper(self) -> Paper:
@@ -127,16 +139,31 @@ class Kept:
         return path
 
 
-def reached(row: Row, ours: Ours | None) -> bool | None:
+def reached(row: Row, ours: Ours | Figure | None) -> bool | None:
     """Whether the row's target was; None where nothing is known."""
     if ours is None or row.target is None:
         return None
     return ours.mean >= row.target if ours.metric in HIGHER_IS_BETTER else ours.mean <= row.target
 
 
+def shown(metric: str, value: float) -> str:
+    """An accuracy is in percent, and says enough with two decimals; an error may be small."""
+    return f"{value:.2f}" if metric == "accuracy" else f"{value:.3f}"
+
+
 def settings_of(recipe: Recipe) -> dict[str, Any]:
     """What its figures depend on."""
     return {key: value for key, value in recipe.settings.items() if key not in ("about", "paper")}
+
+
+def _trained_by(settings: Mapping[str, Any]) -> dict[str, Any]:
+    tasks = {key: value for key, value in settings["tasks"].items() if key != "test"}
+    return {"learner": settings["learner"], "tasks": tasks, "training": settings.get("training", {})}
+
+
+def _meaning(recipe: Recipe, row: Row) -> dict[str, Any]:
+    test = recipe.settings["tasks"].get("test", {})
+    return {"test": {**test, **row.test}, "learner": dict(row.learner), "episodes": recipe.episodes}
 
 
 def of_recipe(recipe: Recipe) -> Kept:
@@ -177,5 +204,9 @@ def _of_json(kept: Mapping[str, Any]) -> Kept:
 
 def restored(kept: Mapping[str, Any]) -> Figure:
     """The inverse of asdict, after a trip through JSON."""
-    numbers = {name: math.nan if kept[name] is None else kept[name] for name in ("mean", "interval")}
-    return Figure(**{**kept, **numbers})
+    return Figure(**numbers(kept))
+
+
+def numbers(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """With the mean and interval that JSON had no number for."""
+    return {**kept, **{name: math.nan for name in ("mean", "interval") if kept[name] is None}}

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from kshot import training
+from kshot import atomic, training
+from kshot.audit import refuse_known
 from kshot.evidence.beside import keep_figures
 from kshot.evidence.kept import Figure, Kept, Seed, of_recipe, read_kept
 from kshot.recipes import Recipe, runs
@@ -17,7 +17,7 @@ from kshot.recipes.paper import Paper, Row
 from kshot.settings import build
 from kshot.training.distributed import process_group
 from kshot.training.progress import METRICS, read_metrics
-from kshot.types import InputError
+from kshot.types import InputError, identities
 
 Progress = Callable[[int, int], None]  # tasks done, tasks in all
 MODELS = "models"
@@ -40,7 +40,7 @@ def reproduce(
     paper = _paper(recipe)
     _check_rows(recipe, paper)
     with process_group() as ranks:  # one for all seeds: it cannot be joined twice
-        kept: Kept = ranks.agree(_known(recipe, paper, results, say if ranks.first else _silent))
+        kept: Kept = ranks.agree(_known(recipe, results, say) if ranks.first else of_recipe(recipe))
         for seed in range(paper.seeds) if seeds is None else seeds:
             known = next((s for s in kept.seeds if s.seed == seed), None)
             if known is not None and all(row.name in known.figures for row in paper.rows):
@@ -53,47 +53,35 @@ def reproduce(
             runs.train(one, run)
             if ranks.first:
                 found = _measured(one, paper, seed, run, results, say)
-                kept = _known(
-                    recipe, paper, results, _silent
-                )  # read anew: another process may have measured other seeds
-                others = [s for s in kept.seeds if s.seed != seed]
-                kept = replace(kept, seeds=sorted([*others, found], key=lambda s: s.seed))
-                kept.write(results)
+                with atomic.alone_in(results):
+                    kept = _known(recipe, results, say)  # anew: another process may have measured other seeds
+                    others = [s for s in kept.seeds if s.seed != seed]
+                    kept = replace(kept, seeds=sorted([*others, found], key=lambda s: s.seed))
+                    kept.write(results)
             kept = ranks.agree(kept)
     return kept
 
 
-def _silent(line: str) -> None:
-    pass
-
-
 def _check_rows(recipe: Recipe, paper: Paper) -> None:
     """Raise InputError for settings that are wrong, before hours of training and not after them."""
+    trained_on = identities(recipe.tasks("train"))
     for row in paper.rows:
         build({**recipe.settings["learner"], **row.learner}, "learner")
-        recipe.tasks("test", row.test)
+        refuse_known(trained_on, recipe.tasks("test", row.test), "the recipe trains on")
 
 
-def _known(recipe: Recipe, paper: Paper, results: Path, say: Callable[[str], None]) -> Kept:
+def _known(recipe: Recipe, results: Path, say: Callable[[str], None]) -> Kept:
     """What was measured of these settings; a figure that a row now means otherwise is left out."""
-    kept, path = of_recipe(recipe), results / f"{recipe.name}.json"
+    path = results / f"{recipe.name}.json"
     if not path.is_file():
-        return kept
+        return of_recipe(recipe)
     before = read_kept(path)
+    kept = before.still(recipe)
     if not before.is_of(recipe):
         say(f"{path} was measured with other settings: it is written anew once a seed is measured with these")
-        return kept
-    then = {row.name: row for row in before.paper.rows}
-    same = [row.name for row in paper.rows if row.name in then and _means(row) == _means(then[row.name])]
-    seeds = [replace(s, figures={name: f for name, f in s.figures.items() if name in same}) for s in before.seeds]
-    kept = replace(kept, seeds=seeds)
-    if kept != before:  # other targets, or fewer figures
+    elif kept != before:  # other targets, or fewer figures
         kept.write(results)
     return kept
-
-
-def _means(row: Row) -> tuple[dict[str, Any], dict[str, Any]]:
-    return dict(row.test), dict(row.learner)
 
 
 def _measured(recipe: Recipe, paper: Paper, seed: int, run: Path, results: Path, say: Callable[[str], None]) -> Seed:
@@ -133,7 +121,9 @@ class Again:
     def same(self) -> bool:
         """To what rounding may do."""
         a, b = self.found.mean, self.recorded.mean
-        return a == b or (math.isnan(a) and math.isnan(b)) or abs(a - b) <= ROUNDING * self.recorded.interval
+        if not (math.isfinite(a) and math.isfinite(b)):
+            return math.isfinite(a) == math.isfinite(b)  # one that diverged is recorded as no number
+        return abs(a - b) <= ROUNDING * self.recorded.interval
 
 
 def measure_again(

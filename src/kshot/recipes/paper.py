@@ -25,6 +25,17 @@ class Row:
     interval: float | None = None
     target: float | None = None
 
+    @property
+    def paper(self) -> str:
+        """Its figure."""
+        if self.published is None:
+            return "–"
+        return f"{self.published:g}" + (f" ± {self.interval:g}" if self.interval else "")
+
+    def less(self, mean: float) -> str:
+        """How far a figure is above the paper's, below with a minus; nothing where the paper has none."""
+        return "" if self.published is None else f"{mean - self.published:+.2f}".replace("-", "−")
+
 
 @dataclass(frozen=True)
 class Paper:

@@ -7,7 +7,7 @@ from html import escape
 
 from kshot.audit import ENOUGH
 from kshot.evidence.beside import Comparison, read_comparison, read_figures
-from kshot.evidence.kept import Figure
+from kshot.evidence.kept import Figure, reached, shown
 from kshot.recipes.paper import Paper, read_paper
 from kshot.report.facts import metric_name, scaled
 from kshot.report.sections import Report
@@ -45,42 +45,39 @@ def _beside_paper(paper: Paper, figures: dict[str, Figure]) -> str:
     for row in paper.rows:
         if (found := figures.get(row.name)) is None:
             continue
-        published = (
-            "—" if row.published is None else f"{row.published:g}" + (f" ± {row.interval:g}" if row.interval else "")
-        )
-        gap = "—" if row.published is None else _signed(found.mean - row.published)
-        target = "—" if row.target is None else f"{row.target:g}"
-        rows.append(
-            (row.name, published, f"{found.mean:.2f} ± {found.interval:.2f}", gap, target, f"{found.episodes:,}")
-        )
+        met = reached(row, found)
+        target = "–" if row.target is None else f"{row.target:g} {'✓' if met else '✗'}"
+        ours = str(found) + " *" * found.transductive
+        rows.append((row.name, row.paper, ours, row.less(found.mean) or "–", target, f"{found.episodes:,}"))
     (found, *_) = figures.values()
     unit = " in %" if found.metric == "accuracy" else ""
     caption = f"Beside the paper ({paper.source}), {metric_name(found.metric)}{unit}"
-    return _table(caption, ("", "paper", "this run", "difference", "our target", "test tasks"), rows)
+    note = _transductive(any(figure.transductive for figure in figures.values()))
+    return _table(caption, ("", "paper", "this run", "difference", "our target", "test tasks"), rows) + note
 
 
 def _beside_others(r: Report, c: Comparison) -> str:
     factor, unit = scaled(c.metric)
 
-    def shown(mean: float, interval: float, transductive: bool) -> str:
-        return f"{factor * mean:.2f} ± {factor * interval:.2f}" + (" *" if transductive else "")
+    def of(mean: float, interval: float, sign: str = "") -> str:
+        return f"{sign}{shown(c.metric, factor * mean)} ± {shown(c.metric, factor * interval)}".replace("-", "−")
 
-    rows = [(f"{r.run} (this run)", shown(c.mean, c.interval, c.transductive), "", "")]
+    rows = [(f"{r.run} (this run)", of(c.mean, c.interval) + " *" * c.transductive, "", "")]
     for other in c.others:
-        gap = f"{_signed(factor * other.difference.mean)} ± {factor * other.difference.interval:.2f}"
-        verdict = "more than chance" if other.difference.shown else "no difference shown"
-        rows.append((other.run, shown(other.mean, other.interval, other.transductive), gap, verdict))
+        d = other.difference
+        verdict = "more than chance" if d.shown else "no difference shown"
+        gap = of(d.mean, d.interval, "+" if d.mean >= 0 else "")
+        rows.append((other.run, of(other.mean, other.interval) + " *" * other.transductive, gap, verdict))
     changes = f", with {', '.join(c.changes)}" if c.changes else ""
     caption = f"Other runs on the very same {c.episodes:,} tasks{changes}; {metric_name(c.metric)}{f' in {unit}' if unit else ''}"
     note = "Differences are taken task by task; 95\u00a0% intervals over tasks."
-    if c.transductive or any(other.transductive for other in c.others):
-        note += " * transductive."
     heads = ("", metric_name(c.metric), "less this run, paired", "")
-    return _table(caption, heads, rows) + f'<p class="note">{escape(note)}</p>'
+    stars = _transductive(c.transductive or any(other.transductive for other in c.others))
+    return _table(caption, heads, rows) + f'<p class="note">{escape(note)}</p>' + stars
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
+def _transductive(some: bool) -> str:
+    return '<p class="note">* transductive: the queries of a task are predicted together.</p>' if some else ""
 
 
 def _table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

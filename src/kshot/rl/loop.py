@@ -16,7 +16,7 @@ from kshot.rl.evaluate import evaluate
 from kshot.rl.family import Family
 from kshot.rl.sampling import check_actor, collect, draw
 from kshot.training.distributed import process_group
-from kshot.training.loop import VALIDATION, Diverged, Run, begin
+from kshot.training.loop import VALIDATION, Diverged, Run, alone_in, begin
 from kshot.training.options import Training
 from kshot.types import InputError, Task, seeded
 from kshot.vectorize import Way
@@ -57,8 +57,9 @@ def fit(
     for family in (tasks, validate or tasks):
         check_actor(learner, family)
     training, trained = begin(learner, PolicyTraining, settings)
-    with process_group() as ranks, torch.random.fork_rng():
-        run = PolicyRun(learner, trained, tasks, validate, training, Path(out) if out is not None else None, ranks)
+    folder = Path(out) if out is not None else None
+    with process_group() as ranks, torch.random.fork_rng(), alone_in(folder, ranks):
+        run = PolicyRun(learner, trained, tasks, validate, training, folder, ranks)
         run.train(progress, tensorboard)
     return learner
 

@@ -71,10 +71,18 @@ def fit(
     """
     training, trained = begin(learner, Training, settings)
     audit = before_training(tasks, validate, learner, training.seed)
-    with process_group() as ranks, torch.random.fork_rng():
-        run = Run(learner, trained, tasks, validate, training, Path(out) if out is not None else None, ranks, audit)
+    folder = Path(out) if out is not None else None
+    with process_group() as ranks, torch.random.fork_rng(), alone_in(folder, ranks):
+        run = Run(learner, trained, tasks, validate, training, folder, ranks, audit)
         run.train(progress, tensorboard)
     return learner
+
+
+def alone_in(folder: Path | None, ranks: Ranks) -> AbstractContextManager[None]:
+    """Two trainings in one folder would write over each other's checkpoints."""
+    if folder is None or not ranks.first:
+        return nullcontext()
+    return atomic.alone_in(folder, f"another process is training into {folder}: wait for it, or choose another folder")
 
 
 def begin(learner: MetaLearner, kind: type[Settings], settings: dict[str, Any]) -> tuple[Settings, list[nn.Parameter]]:
