@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kshot import atomic, recipes
-from kshot.evidence import Kept, reached, read_all
-from kshot.evidence.kept import settings_of
+from kshot.evidence import Kept, reached, read_all, standing
 from kshot.recipes.paper import Row
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -325,49 +324,60 @@ TABLES: dict[str, Callable[[Result], str]] = {
 
 
 def omniglot(kept: dict[str, Kept]) -> str:
-    """Every recipe of it that reproduces a paper: those measured, and the names of those that are not yet."""
+    """Of every recipe of it that reproduces a paper: our figures, and below them the paper's; what is not measured yet."""
     columns = ("5-way 1-shot", "5-way 5-shot", "20-way 1-shot", "20-way 5-shot")
     rows, missing = [], []
     for name in (name for name in recipes.names() if name.startswith("omniglot-")):
-        if (paper := recipes.read(name).paper) is None:
+        if (found := standing(name, kept.get(name))) is None:
             continue
-        if name not in kept:
+        paper, ours, older = found
+        if ours is None or not ours.seeds:
             missing.append(f"`{name}`")
             continue
-        of = {row.name: row for row in kept[name].paper.rows}
-        seeds, minutes = len(kept[name].seeds), kept[name].minutes
-        older = " (older settings)" if kept[name].settings != settings_of(recipes.read(name)) else ""
+        of = {row.name: row for row in paper.rows}
+        trained = (f"{len(ours.seeds)} of {paper.seeds}", f"{ours.minutes:.0f}" if ours.minutes else "–")
         for how in dict.fromkeys(row.partition(", ")[2] for row in of):
-            measured = [of.get(f"{column}, {how}" if how else column) for column in columns]
-            cells = [beside_paper(row, kept[name]) if row else "" for row in measured]
-            trained = (f"{seeds} of {paper.seeds}", f"{minutes:.0f}" if minutes else "–", paper.source)
-            rows.append((how, *cells, "", "", "") if how else (f"`{name}`{older}", *cells, *trained))
-    note = "\n\n± over test tasks; of several seeds the mean, and their standard deviation after ‖. \\* transductive."
-    note += " ✗ misses the target that we set."
+            chosen = [of.get(f"{column}, {how}" if how else column) for column in columns]
+            title = f"– {how}" if how else f"`{name}`" + " †" * older
+            rows.append((title, *(our_figure(row, ours) for row in chosen), *(("", "") if how else trained)))
+            if any(row and row.published is not None for row in chosen):
+                rows.append((f"*{paper.source}*", *(its_figure(row, ours) for row in chosen), "", ""))
+    note = (
+        "\n\nOurs with its 95 % interval over test tasks; of several seeds the mean, and their standard deviation after ‖. Below "
+        "it the paper's, and in brackets how far ours is from that. \\* transductive: the queries of a task are predicted "
+        "together. † the recipe has other settings now; the figures stand until it is measured anew."
+    )
     if missing:
         note += f" Not measured yet: {', '.join(missing)}."
-    return table(("`kshot reproduce …`", *columns, "seeds", "minutes", "paper"), rows) + note
+    return table(("`kshot reproduce …`", *columns, "seeds", "minutes"), rows) + note
 
 
-def beside_paper(row: Row, kept: Kept) -> str:
-    ours = kept.ours(row.name)
-    if ours is None:
+def our_figure(row: Row | None, kept: Kept) -> str:
+    if row is None or (ours := kept.ours(row.name)) is None:
         return ""
-    star = " \\*" if ours.transductive else ""
-    missed = " ✗" if reached(row, ours) is False else ""
-    published = "–" if row.published is None else f"{row.published:g}"
-    return f"{ours}{star}{missed} / {published}"
+    missed = f", target {row.target:g}" if reached(row, ours) is False else ""
+    return str(ours) + " \\*" * ours.transductive + missed
+
+
+def its_figure(row: Row | None, kept: Kept) -> str:
+    if row is None or row.published is None:
+        return ""
+    ours = kept.ours(row.name)
+    return row.paper + (f" ({row.less(ours.mean)})" if ours else "")
 
 
 def sinusoid_paper(kept: dict[str, Kept]) -> str:
     """A row for the points, a column for the steps."""
-    found = kept["sinusoid-maml-paper"]
+    name = "sinusoid-maml-paper"
+    _, found, older = standing(name, kept[name]) or (None, None, False)
+    assert found is not None
     names = [row.name.split(", ") for row in found.paper.rows]
     points, steps = (list(dict.fromkeys(part)) for part in zip(*names, strict=True))
     rows = [(p, *(str(found.ours(f"{p}, {s}")) for s in steps)) for p in points]
-    note = "\n\n± over 1,000 test tasks; of several seeds the mean, and their standard deviation behind ‖. "
-    note += f"Seeds: {len(found.seeds)} of {found.paper.seeds}. `{found.command}`, "
-    note += f"{found.minutes:.1f} minutes a seed."
+    tasks = {figure.episodes for seed in found.seeds for figure in seed.figures.values()}
+    note = f"\n\n± over {' or '.join(f'{n:,}' for n in sorted(tasks))} test tasks; of several seeds the mean, and their standard "
+    note += f"deviation behind ‖. Seeds: {len(found.seeds)} of {found.paper.seeds}, {found.minutes:.1f} minutes a training. "
+    note += f"`{found.command}`" + ("; the recipe has other settings now." if older else "")
     return table(("squared error from", *(f"after {s}" for s in steps)), rows) + note
 
 

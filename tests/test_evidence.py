@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -220,6 +221,37 @@ def test_a_row_that_cannot_be_measured_is_found_before_the_training(
     assert not (place / "runs").exists()
 
 
+def test_test_classes_that_are_trained_on_are_found_before_the_training(place: Path) -> None:
+    glyphs = """
+[learner]
+name = "protonet"
+encoder = { name = "conv4", width = 4, norm = "group" }
+
+[tasks]
+name = "glyphs"
+
+[tasks.test]
+split = "train"
+
+[training]
+steps = 1
+
+[paper]"""
+    (place / "moment.toml").write_text('about = "leaks"\n' + glyphs + RECIPE.split("[paper]")[1])
+    said = reproduce(place, code=2)
+    assert "classes to evaluate on are ones that the recipe trains on" in said
+    assert not (place / "runs").exists()
+
+
+def test_more_test_tasks_are_measured_and_not_trained_for(place: Path) -> None:
+    reproduce(place, "--seed", "0")
+    (place / "moment.toml").write_text(RECIPE + "\n[evaluation]\nepisodes = 700\n")
+    assert "seed 0: one step" in reproduce(place, "--seed", "0")
+    kept = read_kept(place / "results" / "moment.json")
+    assert [figure.episodes for figure in kept.seeds[0].figures.values()] == [700, 700]
+    assert reproduce(place, "--again").count("as recorded") == 2
+
+
 def test_two_ranks_train_both_seeds_and_one_writes(place: Path) -> None:
     words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "kshot", "reproduce"]
     words += [str(place / "moment.toml"), "--runs", str(place / "runs"), "--results", str(place / "results")]
@@ -253,6 +285,14 @@ def test_a_learner_that_diverges_is_kept_as_such(place: Path) -> None:
     reproduce(place)
     text = (place / "results" / "moment.json").read_text()
     json.loads(text, parse_constant=pytest.fail)  # NaN is no JSON
+    runs = [str(place / "runs" / f"moment-seed{seed}") for seed in (0, 1)]
+    sets = ("--set", "tasks.test.shots=10", "--episodes", "60", "--json", str(place / "compared.json"))
+    assert "no difference shown" in command(place, "compare", *runs, *sets)
+    json.loads((place / "compared.json").read_text(), parse_constant=pytest.fail)
+    comparison = place / "runs" / "moment-seed0" / "comparison.json"
+    comparison.write_text(re.sub(r'"(mean|interval)": [^,\n]+', r'"\1": null', comparison.read_text()))
+    command(place, "report", runs[0])
+    assert "nan" in (Path(runs[0]) / "report.html").read_text()
     kept = read_kept(place / "results" / "moment.json")
     ours = kept.ours("three steps, 10 points")
     assert ours is not None

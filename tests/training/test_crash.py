@@ -11,9 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 import kshot
+from kshot import InputError, atomic
 from kshot.learner import mse_loss
 from kshot.models import MLP
 from kshot.rules import SGD
@@ -101,6 +103,18 @@ def test_killed_twenty_times_it_ends_with_the_same_bits(tmp_path: Path) -> None:
         for folder in (whole, killed)
     )
     assert a_lines == b_lines
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path: Path) -> None:
+    other = start(tmp_path)
+    while step_on_disk(tmp_path) == 0:
+        time.sleep(0.01)
+    with pytest.raises(InputError, match="another process is training into"):
+        run_training(str(tmp_path))
+    other.kill()
+    other.join()
+    with atomic.alone_in(tmp_path, "taken"):  # it let go
+        pass
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:

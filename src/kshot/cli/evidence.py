@@ -18,7 +18,17 @@ from kshot import atomic, recipes, training
 from kshot.audit import ENOUGH
 from kshot.cli.terminal import Changes, Seed, err, evaluated, only_tasks, out
 from kshot.evaluation import HIGHER_IS_BETTER, Evaluation
-from kshot.evidence import Comparison, Kept, compared, keep_comparison, measure_again, reached, read_all, read_kept
+from kshot.evidence import (
+    Comparison,
+    Kept,
+    compared,
+    keep_comparison,
+    measure_again,
+    reached,
+    read_all,
+    read_kept,
+    standing,
+)
 from kshot.evidence import reproduce as run_recipe
 from kshot.recipes.paper import Paper, Row
 from kshot.recipes.runs import recipe_of
@@ -128,7 +138,7 @@ def _compared(run: str, c: Comparison) -> Table:
 def _listed(names: Sequence[str], kept: dict[str, Kept], results: Path) -> Group:
     """A block a recipe: its name by itself, so that it can be copied, what it took, and a line for each figure."""
     blocks: list[RenderableType] = []
-    entries = {name: entry for name in [*names, *kept] if (entry := _entry(name, kept.get(name))) is not None}
+    entries = {name: entry for name in [*names, *kept] if (entry := standing(name, kept.get(name))) is not None}
     widest = max((len(row.name) for paper, *_ in entries.values() for row in paper.rows), default=0)
     for name, (paper, found, older) in entries.items():
         blocks.append(Text.assemble((name, "bold"), (OLDER * older, "yellow")))
@@ -145,16 +155,6 @@ def _listed(names: Sequence[str], kept: dict[str, Kept], results: Path) -> Group
         f"the old ones. Read from {results}/, where {len(kept) or 'nothing'} was measured."
     )
     return Group(*blocks, Text(legend, style="dim"))
-
-
-def _entry(name: str, kept: Kept | None) -> tuple[Paper, Kept | None, bool] | None:
-    """The paper's rows, what was measured of them, and whether that was with other settings than the recipe has now."""
-    recipe = recipes.read(name) if name in recipes.names() else None
-    if kept is None:
-        return (recipe.paper, None, False) if recipe is not None and recipe.paper is not None else None
-    if recipe is None or recipe.paper is None or not kept.is_of(recipe):
-        return kept.paper, kept, recipe is not None
-    return recipe.paper, kept.still(recipe), False
 
 
 def _took(paper: Paper, kept: Kept | None) -> str:

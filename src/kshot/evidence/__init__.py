@@ -1,7 +1,7 @@
 """Evidence: a paper's figures reproduced by one command, and kept as files that can be checked later."""
 
 from kshot.evidence.beside import Comparison, compared, keep_comparison, read_comparison, read_figures
-from kshot.evidence.kept import Kept, reached, read_all, read_kept
+from kshot.evidence.kept import Kept, reached, read_all, read_kept, standing
 from kshot.evidence.reproduce import measure_again, reproduce
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "read_figures",
     "read_kept",
     "reproduce",
+    "standing",
 ]

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from kshot import atomic
+from kshot import atomic, recipes
 from kshot.evaluation import HIGHER_IS_BETTER, Evaluation
 from kshot.evidence.origin import machine, versions
 from kshot.recipes import Recipe
@@ -191,6 +191,19 @@ def read_all(results: Path) -> dict[str, Kept]:
     """By name, of all files in the folder that `reproduce` wrote; benchmarks write others beside them."""
     texts = {path: path.read_text() for path in sorted(results.glob("*.json"))}
     return {path.stem: read_kept(path) for path, text in texts.items() if '"reproduces"' in text}
+
+
+def standing(name: str, kept: Kept | None) -> tuple[Paper, Kept | None, bool] | None:
+    """Of a recipe's name: its rows, what was measured of them, and whether that was of other settings than it has now.
+
+    None where there is nothing to reproduce. Figures of older settings stand with the rows that they were measured for.
+    """
+    recipe = recipes.read(name) if name in recipes.names() else None
+    if kept is None:
+        return (recipe.paper, None, False) if recipe is not None and recipe.paper is not None else None
+    if recipe is None or recipe.paper is None or not kept.is_of(recipe):
+        return kept.paper, kept, recipe is not None
+    return recipe.paper, kept.still(recipe), False
 
 
 def _of_json(kept: Mapping[str, Any]) -> Kept:

@@ -20,8 +20,8 @@ class RelationNet(EmbeddingLearner):
     relation: a module that gives a score [B, 1] for pairs of embeddings, side by side [B, 2D], or, where the encoder gives
     maps [S, C, H, W], as [B, 2C, H, W] (the paper's way; kshot.models.ConvRelation). Default: a layer of `hidden` units.
     Differs: trained by the cross entropy of the scores; the paper's squared error of the scores, squeezed to 0..1, against 1
-    for the right class and 0 for the others is loss='squared_scores', and stays long at the answer that suits every query
-    alike. A class is the mean of its examples; the paper takes their sum.
+    for the right class and 0 for the others is loss='squared_scores', and for a long time predicts the same for every
+    query. A class is the mean of its examples; the paper takes their sum.
     """
 
     def __init__(
