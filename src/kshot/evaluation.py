@@ -60,6 +60,7 @@ class Evaluation:
     shots_curve: list[Point] | None = None
     audit: list[str] = field(default_factory=list)  # what was checked before, in sentences
     tasks: str = ""  # a fingerprint of the first of them
+    curve_episodes: int = 0  # tasks of the curves, the first of those of the mean; 0 without curves
 
     @property
     def few(self) -> bool:
@@ -241,6 +242,7 @@ def _evaluate(
         calibration=None if ways is None else _calibration(confidence),
         steps_curve=steps_curve,
         shots_curve=_shots_curve(learner, tasks, outputs, curve_episodes, seed, way) if curves else None,
+        curve_episodes=curve_episodes if curves else 0,
     )
 
 

@@ -107,7 +107,7 @@ def _evaluation_table(recipe: recipes.Recipe, found: Evaluation) -> Table:
         table.add_row("calibration error", f"{100 * found.calibration.ece:.1f} %")
     for name, points in (("steps", found.steps_curve), ("shots", found.shots_curve)):
         if points:
-            table.add_row(f"{found.metric} after {name}", curve(points) + unit)
+            table.add_row(f"after {name} ({found.curve_episodes:,} tasks)", curve(points) + unit)
     table.add_row("time to adapt", f"{found.adapt_ms:.1f} ms")
     if found.transductive:
         table.add_row("note", "transductive: each prediction also depends on the other query examples")

@@ -155,6 +155,7 @@ def adaptation(r: Report) -> str:
         + (f". In training a task took {count(trained, 'step')}" if isinstance(trained, int) else ""),
         "shots": "against the number of examples to learn from",
     }
+    over = f", over {e.curve_episodes:,} of the tasks" if e.curve_episodes else ""
     figures = [
         figure(
             partial(
@@ -165,7 +166,7 @@ def adaptation(r: Report) -> str:
                 limits=limits[name],
                 reference=r.reference,
             ),
-            f"{escape(metric_name(metric)).capitalize()} {notes[name]}. Bands: 95&nbsp;% intervals.",
+            f"{escape(metric_name(metric)).capitalize()} {notes[name]}. Bands: 95&nbsp;% intervals{over}.",
             name,
         )
         for name, points in curves.items()
