@@ -53,16 +53,18 @@ def alone_in(folder: Path, instead: str = "") -> Iterator[None]:
 
     A process that dies lets go. On systems and disks without such locks nothing is held.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY) if fcntl is not None else None
+    handle = None
+    with contextlib.suppress(OSError):  # what is wrong with the folder, the first write says
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
     try:
         if fcntl is not None and handle is not None:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if instead else 0))
             except BlockingIOError:
                 raise InputError(instead) from None
-            except OSError:  # a disk without locks
-                pass
+            except OSError:
+                pass  # no locks there
         yield
     finally:
         if handle is not None:

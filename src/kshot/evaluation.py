@@ -151,6 +151,7 @@ def evaluate(
     """
     check_learner(learner)
     check_seed(seed)
+    _check_episodes(episodes)
     seed = operator.index(seed)
     with _measuring(learner, seed):
         audit = before_evaluation(learner, tasks, seed, allow_seen, _device(learner))
@@ -159,6 +160,11 @@ def evaluate(
         curves=curves, curve_steps=curve_steps, curve_episodes=curve_episodes, progress=progress,
     )  # fmt: skip
     return replace(found, audit=audit)
+
+
+def _check_episodes(episodes: int) -> None:
+    if not isinstance(episodes, int) or episodes < 2:
+        raise InputError(f"episodes={episodes}: an interval needs at least 2 tasks, papers use 600 or more")
 
 
 def measure(
@@ -173,8 +179,7 @@ def measure(
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """evaluate, of tasks that the auditor has seen, as those that a training is validated on."""
-    if not isinstance(episodes, int) or episodes < 2:
-        raise InputError(f"episodes={episodes}: an interval needs at least 2 tasks, papers use 600 or more")
+    _check_episodes(episodes)
     steps = max(10, _steps_taken(learner)) if curve_steps is None else curve_steps
     with _measuring(learner, seed):
         found = _evaluate(learner, tasks, episodes, seed, curves, steps, min(curve_episodes, episodes), progress)
