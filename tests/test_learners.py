@@ -232,6 +232,10 @@ def test_relation_of_maps_by_hand() -> None:
     assert s.shape == (6, 3, 4, 4)
     means = torch.stack([s[task.support.y == c].mean(0) for c in range(3)])
     close(learner(task.support, task.query.x)[1, 2], compare(torch.cat([means[2], q[1]])[None])[0, 0])
+    by_pairs = kshot.RelationNet(maps, relation=nn.Sequential(compare)).double()  # has no of_all_pairs
+    close(learner(task.support, task.query.x), by_pairs(task.support, task.query.x))
+    for p, other in zip(*(torch.autograd.grad(x.loss(task), x.parameters()) for x in (learner, by_pairs)), strict=True):
+        close(p, other)
 
 
 def distance(a: Tensor, b: Tensor, cosine: bool) -> Tensor:

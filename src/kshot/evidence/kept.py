@@ -147,8 +147,10 @@ def reached(row: Row, ours: Ours | Figure | None) -> bool | None:
 
 
 def shown(metric: str, value: float) -> str:
-    """An accuracy is in percent, and says enough with two decimals; an error may be small."""
-    return f"{value:.2f}" if metric == "accuracy" else f"{value:.3f}"
+    """An accuracy is in percent, and says enough with two decimals; an error may be small, or huge."""
+    if metric == "accuracy":
+        return f"{value:.2f}"
+    return f"{value:.3f}" if abs(value) < 1e4 else f"{value:.0e}"
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from kshot.functional import BatchNormPolicy, call, check_batch_norm, uses_batch_statistics
+from kshot.functional import BatchNormPolicy, call, check_batch_norm, run, uses_batch_statistics
 from kshot.learner import Criterion
 from kshot.learners.embedding import EmbeddingLearner, width
 from kshot.learners.prototypes import class_means
@@ -18,7 +18,8 @@ class RelationNet(EmbeddingLearner):
 
     Sung, Yang, Zhang, Xiang, Torr, Hospedales 2018, Learning to Compare: Relation Network for Few-Shot Learning.
     relation: a module that gives a score [B, 1] for pairs of embeddings, side by side [B, 2D], or, where the encoder gives
-    maps [S, C, H, W], as [B, 2C, H, W] (the paper's way; kshot.models.ConvRelation). Default: a layer of `hidden` units.
+    maps [S, C, H, W], as [B, 2C, H, W] (the paper's way; kshot.models.ConvRelation). Default: a layer of `hidden` units. One
+    with a method of_all_pairs(classes, queries) is asked for all scores at once.
     Differs: trained by the cross entropy of the scores; the paper's squared error of the scores, squeezed to 0..1, against 1
     for the right class and 0 for the others is loss='squared_scores', and for a long time predicts the same for every
     query. A class is the mean of its examples; the paper takes their sum.
@@ -56,13 +57,15 @@ class RelationNet(EmbeddingLearner):
 
     def predict(self, fitted: Tensor, x: Tensor) -> Tensor:
         query, ways = self.encode(x), len(fitted)
-        pairs = torch.cat(
-            [fitted.repeat(len(query), *[1] * (fitted.ndim - 1)), query.repeat_interleave(ways, 0)], 1
-        )  # [Q·N, 2D] or [Q·N, 2C, H, W]
-        scores = call(self.compare, {}, pairs, self.statistics)
-        if scores.shape != (len(pairs), 1):
+        pairs = len(query) * ways
+        if hasattr(self.compare, "of_all_pairs"):
+            scores: Tensor = run(self.compare, {}, (fitted, query), batch_norm=self.statistics, method="of_all_pairs")
+        else:
+            side_by_side = [fitted.repeat(len(query), *[1] * (fitted.ndim - 1)), query.repeat_interleave(ways, 0)]
+            scores = call(self.compare, {}, torch.cat(side_by_side, 1), self.statistics)
+        if scores.shape != (pairs, 1):
             raise InputError(
-                f"relation gives scores of shape {tuple(scores.shape)} for {len(pairs)} pairs, needed ({len(pairs)}, 1): "
+                f"relation gives scores of shape {tuple(scores.shape)} for {pairs} pairs, needed ({pairs}, 1): "
                 "end it with one output"
             )
         return scores.reshape(len(query), ways)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn.functional import conv2d
 
 from kshot.models.conv4 import check_sizes
 from kshot.models.norm import Norm, normalization
@@ -36,11 +37,33 @@ class ConvRelation(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        wanted = (2 * self.channels, self.size, self.size)
-        if x.shape[1:] != wanted:
-            raise InputError(
-                f"ConvRelation was built for pairs of maps {wanted} and was given {tuple(x.shape[1:])}: build it with the "
-                "channels= and size= of the encoder's maps, and the encoder with flat=False"
-            )
+        self._check(2 * self.channels, x)
         out: Tensor = self.head(self.body(x))
         return out
+
+    def of_all_pairs(self, firsts: Tensor, seconds: Tensor) -> Tensor:
+        """firsts [N, C, h, w], seconds [M, C, h, w] -> [M · N, 1]: forward of each pair, for a fraction of the work.
+
+        The first convolution, by far the largest, is a sum of what it makes of one map and of the other: once for each.
+        """
+        for maps in (firsts, seconds):
+            self._check(self.channels, maps)
+        first, *blocks = self.body.children()
+        convolve, *rest = first.children()
+        assert isinstance(convolve, nn.Conv2d)
+        left, right = convolve.weight.split(self.channels, dim=1)
+        one = conv2d(firsts, left, padding=1)
+        other = conv2d(seconds, right, convolve.bias, padding=1)
+        x: Tensor = (one + other.unsqueeze(1)).flatten(0, 1)
+        for layer in (*rest, *blocks, self.head):
+            x = layer(x)
+        return x
+
+    def _check(self, channels: int, x: Tensor) -> None:
+        wanted = (channels, self.size, self.size)
+        if x.shape[1:] != wanted:
+            what = "pairs of maps" if channels > self.channels else "maps"
+            raise InputError(
+                f"ConvRelation was built for {what} {wanted} and was given {tuple(x.shape[1:])}: build it with the channels= and "
+                "size= of the encoder's maps, and the encoder with flat=False"
+            )
