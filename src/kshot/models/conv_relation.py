@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
@@ -51,7 +52,7 @@ class ConvRelation(nn.Module):
         first, *blocks = self.body.children()
         convolve, *rest = first.children()
         assert isinstance(convolve, nn.Conv2d)
-        left, right = convolve.weight.split(self.channels, dim=1)
+        left, right = torch.chunk(convolve.weight, 2, dim=1)
         one = conv2d(firsts, left, padding=1)
         other = conv2d(seconds, right, convolve.bias, padding=1)
         x: Tensor = (one + other.unsqueeze(1)).flatten(0, 1)
