@@ -57,7 +57,7 @@ def sentences(dataset: str, root: str | Path | None = None) -> list[str]:
 
 
 def _root(root: str | Path | None) -> Path:
-    more = " (in a recipe: --set tasks.root=DIR)"
+    more = " (in a recipe: root = 'DIR' below [tasks])"
     return folder_of("intents", root, called="the intents lie is", more=more)
 
 

@@ -93,7 +93,7 @@ def split_of(character: str) -> Literal["train", "val", "test"]:
 
 
 def _root(root: str | Path | None) -> Path:
-    more = "; with download=True it is brought there (in a recipe: --set tasks.root=DIR --set tasks.download=true)"
+    more = "; with download=True it is brought there (in a recipe: root = 'DIR', download = true below [tasks])"
     return folder_of("omniglot", root, called="Omniglot lies is", more=more)
 
 

@@ -47,7 +47,7 @@ def Parkinsons(
 
 
 def _root(root: str | Path | None) -> Path:
-    more = " (UCI Machine Learning Repository, data set 189; in a recipe: --set tasks.root=DIR)"
+    more = " (UCI Machine Learning Repository, data set 189; in a recipe: root = 'DIR' below [tasks])"
     return folder_of("parkinsons", root, called="the recordings lie is", more=more)
 
 
