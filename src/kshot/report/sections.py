@@ -215,6 +215,7 @@ def _figures(r: Report) -> dict[str, dict[str, str]]:
     if e.calibration is not None:
         rows["expected calibration error"] = _percent(e.calibration.ece)
     groups = {"": rows}
+    over = f", {e.curve_episodes:,} tasks" if e.curve_episodes else ""
     for name, points in (("steps", e.steps_curve), ("shots", e.shots_curve)):
         if points:
             groups[f"{metric_name(e.metric)} after {name}"] = {f"{p.at:,}": _point(p, e.metric) for p in points}
