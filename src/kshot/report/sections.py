@@ -218,7 +218,7 @@ def _figures(r: Report) -> dict[str, dict[str, str]]:
     over = f", {e.curve_episodes:,} tasks" if e.curve_episodes else ""
     for name, points in (("steps", e.steps_curve), ("shots", e.shots_curve)):
         if points:
-            groups[f"{metric_name(e.metric)} after {name}"] = {f"{p.at:,}": _point(p, e.metric) for p in points}
+            groups[f"{metric_name(e.metric)} after {name}{over}"] = {f"{p.at:,}": _point(p, e.metric) for p in points}
     return groups
 
 
