@@ -1,5 +1,7 @@
 """Episodes: which examples make a task. Example r of the data below is [r, its class]."""
 
+import math
+
 import pytest
 import torch
 
@@ -313,3 +315,58 @@ def test_a_warp_is_affine_as_it_says():
     assert (drawn[:, :, :2] - torch.eye(2)).abs().max() < 0.35
     assert drawn[:, :, 2].abs().max() <= 0.2
     torch.testing.assert_close(draw_warps((2,), 0.0, seeded(0)), still)
+
+
+def of_alphabets(sizes: dict[str, int]) -> Labelled:
+    """Three examples of each class, all of one value: the number of its class."""
+    groups = [name for name, size in sizes.items() for _ in range(size)]
+    y = torch.arange(len(groups)).repeat_interleave(3)
+    return Labelled.of(y.float().unsqueeze(1), y, groups=groups)
+
+
+def test_alike_classes_are_of_one_alphabet():
+    """Each alphabet as often as it has classes, each of its classes equally often, never one that is too small."""
+    data = of_alphabets({"a": 4, "small": 2, "b": 8})
+    tasks = Episodes(data, ways=3, shots=1, queries=1, alike=1.0).sample(6000, seeded(0))
+    assert (tasks.support.x.squeeze(-1) == tasks.classes).all()
+    assert (tasks.classes.sort(1).values.diff(dim=1) > 0).all()
+    first = tasks.classes < 4
+    assert (first.all(1) | (tasks.classes >= 6).all(1)).all()
+    assert abs(first.all(1).float().mean() - 4 / 12) < 0.02
+    often = torch.bincount(tasks.classes.flatten(), minlength=14)[[0, 1, 2, 3, *range(6, 14)]] / 6000
+    assert (often - 3 / 12).abs().max() < 0.02
+    assert abs((tasks.classes[:, 0] < tasks.classes[:, 1]).float().mean() - 0.5) < 0.03, "the order tells nothing"
+
+
+def test_a_share_of_the_tasks_is_of_alike_classes():
+    data = of_alphabets({"a": 20, "b": 20})
+    tasks = Episodes(data, ways=5, shots=1, queries=1, alike=0.5)
+    alone = (tasks.sample(6000, seeded(0)).classes < 20).float().mean(1)
+    by_chance = 2 * math.comb(20, 5) / math.comb(40, 5)
+    assert abs(((alone == 0) | (alone == 1)).float().mean() - (0.5 + 0.5 * by_chance)) < 0.02
+    assert tasks.with_shots(2).alike == 0.5
+    a, b = tasks.sample(4, seeded(1)), tasks.sample(4, seeded(1))
+    assert torch.equal(a.classes, b.classes)
+
+
+def test_groups_stay_with_their_classes():
+    data = of_alphabets({"a": 2, "b": 3})
+    assert data.only([4, 0]).groups == ("b", "a")
+    images = Labelled.of(torch.rand(8, 1, 4, 4), torch.arange(8) // 2, groups=["a", "a", "b", "b"])
+    assert images.rotated().groups[:5] == ("a/rot000", "a/rot000", "b/rot000", "b/rot000", "a/rot090")
+    some = Labelled.of(torch.rand(5, 2), [0, 0, 1, 1, 2], groups=["a", "a", "b"])  # the last class is small
+    with pytest.raises(InputError, match="the largest has 2: lower ways"):
+        Episodes(some.only([0, 1]), ways=3, shots=1, queries=1, alike=1.0, small_classes="skip")
+
+
+@pytest.mark.parametrize("alike", [-0.1, 1.5, True, "half"])
+def test_a_share_that_is_none(alike):
+    with pytest.raises(InputError, match="give a number from 0 to 1"):
+        Episodes(of_alphabets({"a": 5}), ways=3, shots=1, queries=1, alike=alike)
+
+
+def test_alike_needs_groups():
+    with pytest.raises(InputError, match=r"does not say: give Labelled.of\(x, y, groups"):
+        Glyphs("train", classes=20, alike=0.5)
+    with pytest.raises(InputError, match="2 class groups for 3 classes"):
+        Labelled.of(torch.rand(3, 2), [0, 1, 2], groups=["a", "b"])

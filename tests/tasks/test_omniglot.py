@@ -48,6 +48,7 @@ def root(tmp_path, monkeypatch):
 def test_the_archives_are_read_once_and_kept(root):
     data = omniglot("trainval", root=root)
     assert data.names[:2] == ("Angelic/character01/rot000", "Angelic/character02/rot000")
+    assert data.groups[:2] == ("Angelic/rot000", "Angelic/rot000")
     assert len(data) == 6 * 4
     assert data.count.tolist() == [20] * 24
     assert isinstance(data.storage, InMemory)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from kshot.tasks.files import labelled
 from kshot.tasks.labelled import Labelled, Storage
@@ -49,6 +50,7 @@ class Episodes:
     one class.
     balanced: with a range of shots, False draws each class its own number.
     small_classes: 'error', or 'skip' to leave out the classes that have too few examples.
+    alike: the share of tasks whose classes are all of one group of `data`, such as one alphabet, and so harder to tell apart.
     shuffle: whether the support examples of each task come in an order of their own, for learners that read them as a
     sequence; else class by class.
     warp: how strongly each image is turned, sheared, scaled and shifted at random, for training: 1 is a little, 0 not at all.
@@ -66,6 +68,7 @@ class Episodes:
         *,
         balanced: bool = True,
         small_classes: Literal["error", "skip"] = "error",
+        alike: float = 0.0,
         shuffle: bool = False,
         warp: float = 0.0,
         warp_classes: float = 0.0,
@@ -98,7 +101,9 @@ class Episodes:
             raise InputError(
                 f"balanced=False needs a range of shots to draw from, found shots={shots}: such as (1, 10)"
             )
+        self.alike = _share(alike)
         self._drop_small_classes()
+        self._groups = self._find_groups() if alike else None
         self.storage: Storage = self.data.storage
         if self._ways[1] > len(self.data):
             raise InputError(
@@ -128,7 +133,7 @@ class Episodes:
         An error where a class has too few, also where small ones were left out: with fewer classes it would be another
         problem, and a curve over shots would compare the two.
         """
-        return Episodes(self.data, self.ways, shots, self.queries, **self.looks)
+        return Episodes(self.data, self.ways, shots, self.queries, alike=self.alike, **self.looks)
 
     @property
     def looks(self) -> dict[str, Any]:
@@ -174,7 +179,34 @@ class Episodes:
 
     def choose_classes(self, n: int, ways: int, generator: torch.Generator) -> Tensor:
         """[n, N] different classes a task, in random order: the one at place c gets the number c."""
-        return distinct(torch.tensor(len(self.data)).expand(n), ways, generator)
+        classes = distinct(torch.tensor(len(self.data)).expand(n), ways, generator)
+        if self._groups is None:
+            return classes
+        members, sizes = self._groups
+        large = torch.where(sizes >= ways, sizes, 0)
+        group = large.double().multinomial(n, replacement=True, generator=generator)  # as often as it has classes
+        together = members[group].gather(1, distinct(sizes[group], ways, generator))
+        alike = torch.rand(n, generator=generator) < self.alike
+        return torch.where(alike.unsqueeze(1), together, classes)
+
+    def _find_groups(self) -> tuple[Tensor, Tensor]:
+        """The classes of each group, [groups, largest], and how many they are."""
+        if self.data.groups is None:
+            raise InputError(
+                f"alike={self.alike} needs to know which classes belong together, and this data does not say: give "
+                "Labelled.of(x, y, groups=[...]), or leave alike out"
+            )
+        groups: dict[str, list[int]] = {}
+        for c, group in enumerate(self.data.groups):
+            groups.setdefault(group, []).append(c)
+        sizes = torch.tensor([len(classes) for classes in groups.values()])
+        if sizes.max() < self._ways[1]:
+            raise InputError(
+                f"alike={self.alike} needs a group of {self._ways[1]} classes for {self._ways[1]}-way tasks and the largest "
+                f"has {int(sizes.max())}: lower ways, or leave alike out"
+            )
+        members = pad_sequence([torch.tensor(classes) for classes in groups.values()], batch_first=True)
+        return members, sizes
 
     def read(self, plan: EpisodePlan) -> Task:
         supports = plan.support.shape[1]
@@ -220,6 +252,12 @@ def distinct(sizes: Tensor, k: int, generator: torch.Generator) -> Tensor:
         ordered = drawn.sort(1).values
         again = again[(ordered[:, 1:] == ordered[:, :-1]).any(1)]
     return chosen.reshape(*sizes.shape, k)
+
+
+def _share(alike: float) -> float:
+    if isinstance(alike, bool) or not isinstance(alike, int | float) or not 0 <= alike <= 1:
+        raise InputError(f"alike={alike!r}: the share of tasks of like classes is needed, give a number from 0 to 1")
+    return alike
 
 
 def _range(name: str, value: Count) -> tuple[int, int]:

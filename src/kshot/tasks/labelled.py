@@ -90,17 +90,24 @@ def digests(x: Tensor) -> Iterator[bytes]:
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """C classes over a storage. Class c holds the rows order[start[c] : start[c] + count[c]]."""
+    """C classes over a storage. Class c holds the rows order[start[c] : start[c] + count[c]].
+
+    groups: what each class belongs to, such as its alphabet, where that is known: classes of one are harder to tell apart.
+    """
 
     storage: Storage
     names: tuple[str, ...]
     order: Tensor
     start: Tensor
     count: Tensor
+    groups: tuple[str, ...] | None = None
 
     @staticmethod
-    def of(x: Any, y: Any, names: Sequence[str] | None = None) -> Labelled:
-        """x: a Storage, tensor or array [M, *features]; y: one label a row, of any hashable kind."""
+    def of(x: Any, y: Any, names: Sequence[str] | None = None, groups: Sequence[str] | None = None) -> Labelled:
+        """x: a Storage, tensor or array [M, *features]; y: one label a row, of any hashable kind.
+
+        names, groups: one a class, in label order.
+        """
         storage = x if hasattr(x, "read") else InMemory(_tensor(x))
         labels = y.tolist() if hasattr(y, "tolist") else y
         if not isinstance(labels, Iterable):
@@ -125,11 +132,13 @@ class Labelled:
         classes = torch.tensor([number[label] for label in labels])
         count = torch.bincount(classes, minlength=len(values))
         titles = tuple(str(v) for v in values) if names is None else tuple(names)
-        if len(titles) != len(values):
-            raise InputError(
-                f"{len(titles)} class names for {len(values)} classes: give one name a class, in label order"
-            )
-        return Labelled(storage, titles, classes.argsort(stable=True), count.cumsum(0) - count, count)
+        kinds = None if groups is None else tuple(groups)
+        for what, given in (("name", titles), ("group", kinds)):
+            if given is not None and len(given) != len(values):
+                raise InputError(
+                    f"{len(given)} class {what}s for {len(values)} classes: give one {what} a class, in label order"
+                )
+        return Labelled(storage, titles, classes.argsort(stable=True), count.cumsum(0) - count, count, kinds)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -176,6 +185,7 @@ class Labelled:
             names=tuple(self.names[c] for c in chosen.tolist()),
             start=self.start[chosen],
             count=self.count[chosen],
+            groups=None if self.groups is None else tuple(self.groups[c] for c in chosen.tolist()),
         )
 
     def split(self, *shares: float, seed: int = 0) -> tuple[Labelled, ...]:
@@ -210,12 +220,17 @@ class Labelled:
         if isinstance(self.storage, InMemory):
             # four times the memory, and nothing to do when reading
             turned = InMemory(torch.cat([self.storage.x.rot90(k, (-2, -1)) for k in range(4)]))
+
+        def titled(names: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(f"{name}/rot{90 * k:03d}" for k in range(4) for name in names)
+
         return Labelled(
             turned,
-            tuple(f"{name}/rot{90 * k:03d}" for k in range(4) for name in self.names),
+            titled(self.names),
             torch.cat([self.order + k * m for k in range(4)]),
             torch.cat([self.start + k * len(self.order) for k in range(4)]),
             self.count.repeat(4),
+            None if self.groups is None else titled(self.groups),
         )
 
 

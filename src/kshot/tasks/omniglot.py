@@ -52,7 +52,8 @@ SPLITS: dict[str, tuple[str, ...]] = {
 def omniglot(
     split: Split = "train", *, root: str | Path | None = None, size: int = 28, download: bool = False
 ) -> Labelled:
-    """Bytes [M, 1, size, size] in memory, ink 255 on 0; classes 'Greek/character07/rot090', 20 drawings of each.
+    """Bytes [M, 1, size, size] in memory, ink 255 on 0; classes 'Greek/character07/rot090', 20 drawings of each; groups
+    'Greek/rot090'.
 
     Classes: 4,112 train, 688 val, 4,800 trainval, 1,692 test. root holds the official images_background.zip and
     images_evaluation.zip; by default it is the folder omniglot in KSHOT_DATA. Decoded drawings are kept beside them.
@@ -66,7 +67,8 @@ def omniglot(
     chosen = [c for c, name in enumerate(names) if split_of(name) in SPLITS[split]]
     x = torch.from_numpy(images[chosen]).reshape(-1, 1, size, size)
     y = torch.arange(len(chosen)).repeat_interleave(DRAWINGS)
-    return Labelled.of(x, y, [names[c] for c in chosen]).rotated()
+    characters = [names[c] for c in chosen]
+    return Labelled.of(x, y, characters, [alphabet_of(name) for name in characters]).rotated()
 
 
 def Omniglot(
@@ -84,9 +86,13 @@ def Omniglot(
     return Episodes(omniglot(split, root=root, size=size, download=download), ways, shots, queries, **options)
 
 
+def alphabet_of(character: str) -> str:
+    return character.split("/")[0]
+
+
 def split_of(character: str) -> Literal["train", "val", "test"]:
     """Where 'Alphabet/characterNN' belongs in the Vinyals split."""
-    alphabet = character.split("/")[0]
+    alphabet = alphabet_of(character)
     if alphabet in TEST or character in TEST:
         return "test"
     return "val" if alphabet in VALIDATION else "train"
