@@ -1,4 +1,5 @@
-"""Trained on one thing, tested on another: domains, alphabets, damaged drawings, numbers of classes never trained on.
+"""Trained on one thing, tested on another: domains, alphabets, damaged drawings, numbers of classes never trained on,
+classes that look alike.
 
     KSHOT_DATA=... python benchmarks/across.py [--runs runs/across]
 
@@ -100,7 +101,7 @@ def row(question: str, trained_on: str, tested_on: str, learner: kshot.MetaLearn
 def by_alphabets(latin: bool) -> Labelled:
     """153 characters in four rotations: of the Latin-like alphabets, or of all the others."""
     every = omniglot("trainval")
-    is_latin = [name.split("/")[0] in LATIN for name in every.names]
+    is_latin = [name.split("/")[0] in LATIN for name in every.groups or ()]
     chosen = [c for c, known in enumerate(is_latin) if known == latin]
     if not latin:
         quarter = len(chosen) // 4  # rotations stand one after the other
@@ -151,6 +152,16 @@ def main() -> None:
             rows.append(row("ways", title, f"{ways}-way", learners[name], Omniglot("test", ways, 1, 5)))
         varied = Omniglot("test", (5, 20), (1, 5), 5, balanced=False)
         rows.append(row("ways", title, "5 to 20 ways, 1 to 5 shots", learners[name], varied))
+    rows += [
+        row(
+            "alike",
+            "Omniglot",
+            f"{ways}-way, all of one alphabet",
+            learners["Omniglot"],
+            Omniglot("test", ways, alike=1.0),
+        )
+        for ways in (5, 20)
+    ]
     settings = {"recipe": recipes.read(RECIPE).settings, "steps": STEPS, "test tasks": EPISODES, "Latin-like": LATIN}
     settings["parameters"] = sum(p.numel() for p in Conv4().parameters())
     print("written to", record("across", settings, rows))
