@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 import kshot
 from kshot import Batch, InputError, MetaLearner, Task
-from kshot.evaluation import Evaluation, mean_interval, score
+from kshot.evaluation import Evaluation, _embedding_once, mean_interval, measure, score
 from kshot.learner import mse_loss
-from kshot.models import MLP, Conv4
+from kshot.models import MLP, Conv4, ConvRelation
 from kshot.rules import SGD
 from kshot.tasks import Episodes, Glyphs, Sinusoids
 
@@ -205,3 +205,73 @@ def test_what_cannot_be_paired(episodes: int, seed: int, shots: int, why: str) -
     other = kshot.evaluate(kshot.NearestCentroid(), tasks, episodes, seed, curves=False)
     with pytest.raises(InputError, match=why):
         kshot.compare(one, other)
+
+
+class Counting(nn.Module):
+    """An encoder that counts the images that it sees."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.seen = inner, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += len(x)
+        out: Tensor = self.inner(x)
+        return out
+
+
+class OfItsOwn(Episodes):
+    """Tasks of a kind that evaluation does not know: they are measured as they come."""
+
+
+def small_encoder(**choices: object) -> Counting:
+    torch.manual_seed(0)
+    return Counting(Conv4(width=8, norm="group", halvings=2, **choices))
+
+
+EMBEDDING = {
+    "protonet": lambda: kshot.ProtoNet(small_encoder()),
+    "matchingnet": lambda: kshot.MatchingNet(small_encoder()),
+    "relationnet": lambda: kshot.RelationNet(small_encoder(flat=False), relation=ConvRelation(channels=8, width=8, size=7)),
+    "ridgenet": lambda: kshot.RidgeNet(small_encoder()),
+    "logistichead": lambda: kshot.LogisticHead(small_encoder()),
+    "softkmeans": lambda: kshot.SoftKMeans(small_encoder()),
+    "contrastivenet": lambda: kshot.ContrastiveNet(small_encoder()),
+}
+
+
+@pytest.mark.parametrize("name", EMBEDDING)
+def test_each_image_is_embedded_once_and_the_answers_are_the_same(name: str) -> None:
+    glyphs = Glyphs("test", ways=4, shots=2, queries=4, classes=20)
+    once, each = EMBEDDING[name](), EMBEDDING[name]()
+    found = kshot.evaluate(once, glyphs, 100, curves=True, curve_episodes=20)
+    as_they_come = OfItsOwn(glyphs.data, 4, 2, 4)
+    beside = kshot.evaluate(each, as_they_come, 100, curves=True, curve_episodes=20)
+    assert found.values == beside.values
+    assert found.tasks == beside.tasks
+    assert found.calibration.ece == pytest.approx(beside.calibration.ece, abs=1e-6)
+    of_both = zip(found.shots_curve, beside.shots_curve, strict=False)
+    assert all(a == b for a, b in of_both)
+    images = len(glyphs.examples())
+    once.encoder.seen = 0
+    measure(once, glyphs, 100, 0, curves=True, curve_episodes=20)
+    beyond = 12 * 4 * 2 + 3 * 4  # to time the adaptation, and to see that an image is embedded as it is beside others
+    assert once.encoder.seen <= images + beyond < 100 * 4 * (2 + 4)
+
+
+class Centred(nn.Module):
+    """Compares the images of a batch, in a way that is no batch norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) - x.flatten(1).mean(0)
+
+
+def test_what_hangs_on_its_batch_is_not_embedded_alone() -> None:
+    """Encoders that compare the images of a batch, batch statistics, and images that are warped anew."""
+    plain = Glyphs("test", ways=4, shots=2, queries=4, classes=20)
+    warped = Glyphs("test", ways=4, shots=2, queries=4, classes=20, warp=3.0)
+    alone = kshot.ProtoNet(small_encoder())
+    learners = [kshot.ProtoNet(Centred()), kshot.ProtoNet(Conv4(width=8, norm="batch")), kshot.NearestCentroid(), alone]
+    for learner, tasks in zip(learners, (plain, plain, plain, warped), strict=True):
+        assert _embedding_once(learner.eval(), tasks, 0) == (learner, tasks)
+    assert _embedding_once(alone, plain, 0)[1] is not plain

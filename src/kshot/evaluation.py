@@ -17,10 +17,13 @@ from torch import Tensor
 
 from kshot.audit import ENOUGH, before_evaluation, check_seed
 from kshot.learner import MetaLearner, check_learner
+from kshot.learners.embedding import EmbeddingLearner
+from kshot.tasks.episodes import Episodes
 from kshot.types import Batch, InputError, Task, TaskSource, check_task, draw, seeded
 from kshot.vectorize import Way, choose, pieces
 
 TESTED = 0x7E57
+MOST_EMBEDDED = 1 << 30  # bytes of embedded examples that are kept
 TASKS_AT_ONCE = 20  # part of the protocol: the tasks of an evaluation depend on its seed alone
 SHOTS = (1, 2, 3, 5, 10, 20)
 HIGHER_IS_BETTER = ("accuracy", "return")  # of the metrics; of others lower is
@@ -209,6 +212,9 @@ def _evaluate(
     curve_episodes: int,
     progress: Callable[[int, int], None] | None,
 ) -> Evaluation:
+    transductive, adapt_ms = learner.transductive, _adapt_ms(learner, _one(learner, tasks, seed).support)
+    learner, tasks = _embedding_once(learner, tasks, seed)  # the same outputs, sooner
+
     def outputs(task: Task) -> Tensor:
         return learner.predict(learner.adapt(task.support), task.query.x)
 
@@ -242,13 +248,29 @@ def _evaluate(
         values=values,
         episodes=episodes,
         seed=seed,
-        transductive=learner.transductive,
-        adapt_ms=_adapt_ms(learner, _one(learner, tasks, seed).support),
+        transductive=transductive,
+        adapt_ms=adapt_ms,
         calibration=None if ways is None else _calibration(confidence),
         steps_curve=steps_curve,
         shots_curve=_shots_curve(learner, tasks, outputs, curve_episodes, seed, way) if curves else None,
         curve_episodes=curve_episodes if curves else 0,
     )
+
+
+def _embedding_once(learner: MetaLearner, tasks: TaskSource, seed: int) -> tuple[MetaLearner, TaskSource]:
+    """A learner and tasks with the same outputs, for which each example is embedded once, in however many tasks it is."""
+    if not isinstance(learner, EmbeddingLearner) or learner.encoder is None or learner.transductive:
+        return learner, tasks
+    if type(tasks) is not Episodes or tasks.warp or tasks.warp_classes:  # others may make their examples anew
+        return learner, tasks
+    x = _one(learner, tasks, seed).support.x[:4]
+    together = learner.encode(x)
+    if len(tasks.storage) * together[0].numel() * together.element_size() > MOST_EMBEDDED:
+        return learner, tasks
+    each = torch.cat([learner.encode(x[i : i + 1]) for i in range(len(x))])
+    if not torch.allclose(each, together, rtol=1e-4, atol=1e-5 * float(together.abs().max())):
+        return learner, tasks  # an encoder that compares the examples of a batch
+    return learner.of_embedded(), tasks.embedded(lambda x: learner.encode(x.to(_device(learner))))
 
 
 def _outputs(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -61,6 +63,12 @@ class EmbeddingLearner(MetaLearner):
         """x [S, *features] -> [S, D], of single precision at least: under autocast the encoder's are not."""
         features = self.encode(x).flatten(1)
         return features.to(torch.promote_types(features.dtype, torch.float32))
+
+    def of_embedded(self) -> EmbeddingLearner:
+        """This learner, for examples that `encode` has been through."""
+        twin = copy.copy(self)
+        twin._modules = {**self._modules, "encoder": None}
+        return twin
 
     def ways(self, support: Batch) -> int:
         """The number of classes, after the support was checked."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from kshot.tasks.files import labelled
-from kshot.tasks.labelled import Labelled, Storage
+from kshot.tasks.labelled import Embedded, Labelled, Storage
 from kshot.types import Batch, InputError, Task
 from kshot.warps import draw_class_warps, draw_warps, one_after_another, warp
 
@@ -134,6 +135,13 @@ class Episodes:
         problem, and a curve over shots would compare the two.
         """
         return Episodes(self.data, self.ways, shots, self.queries, alike=self.alike, **self.looks)
+
+    def embedded(self, function: Callable[[Tensor], Tensor]) -> Episodes:
+        """The same tasks of what the function makes of each example: of 1,000 tasks most examples are in several."""
+        twin = copy.copy(self)
+        twin.storage = Embedded(self.storage, function)
+        twin.data = replace(self.data, storage=twin.storage)
+        return twin
 
     @property
     def looks(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -53,6 +53,26 @@ class Rotated:
         for k in (1, 2, 3):
             x[turns == k] = x[turns == k].rot90(k, (-2, -1))
         return x
+
+
+class Embedded:
+    """What a function makes of the examples of a storage, each alone and each once, when it is first read."""
+
+    def __init__(self, base: Storage, function: Callable[[Tensor], Tensor]) -> None:
+        self.base, self.function = base, function
+        self.known = torch.zeros(len(base), dtype=torch.bool)
+        one = function(base.read(torch.zeros(1, dtype=torch.int64)))[0]
+        self.x = torch.empty(len(base), *one.shape, dtype=one.dtype)  # no memory until it is written
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def read(self, rows: Tensor) -> Tensor:
+        needed: Tensor = torch.unique(rows)
+        for some in torch.split(needed[~self.known[needed]], 256):
+            self.x[some] = self.function(self.base.read(some)).to(self.x.device)
+            self.known[some] = True
+        return _take(self.x, rows)
 
 
 # Reading is NumPy's: as fast as torch on one core, and without a team of threads that all wait for the last. A reader
