@@ -258,19 +258,25 @@ def _evaluate(
 
 
 def _embedding_once(learner: MetaLearner, tasks: TaskSource, seed: int) -> tuple[MetaLearner, TaskSource]:
-    """A learner and tasks with the same outputs, for which each example is embedded once, in however many tasks it is."""
-    if not isinstance(learner, EmbeddingLearner) or learner.encoder is None or learner.transductive:
+    """A learner and tasks with the same outputs, for which each example is embedded once, in however many tasks it is.
+
+    Not where one task, tried both ways, says otherwise: an encoder may compare the examples of a batch.
+    """
+    if not isinstance(learner, EmbeddingLearner) or learner.encoder is None:
         return learner, tasks
     if type(tasks) is not Episodes or tasks.warp or tasks.warp_classes:  # others may make their examples anew
         return learner, tasks
-    x = _one(learner, tasks, seed).support.x[:4]
-    together = learner.encode(x)
-    if len(tasks.storage) * together[0].numel() * together.element_size() > MOST_EMBEDDED:
+    one = _one(learner, tasks, seed)
+    like = learner.encode(one.support.x[:1])
+    if len(tasks.storage) * like.numel() * like.element_size() > MOST_EMBEDDED:
         return learner, tasks
-    each = torch.cat([learner.encode(x[i : i + 1]) for i in range(len(x))])
-    if not torch.allclose(each, together, rtol=1e-4, atol=1e-5 * float(together.abs().max())):
-        return learner, tasks  # an encoder that compares the examples of a batch
-    return learner.of_embedded(), tasks.embedded(lambda x: learner.encode(x.to(_device(learner))))
+    twin, once = learner.of_embedded(), tasks.embedded(lambda x: learner.encode(x.to(_device(learner))))
+    draw(once, TASKS_AT_ONCE, stream(seed, 0))  # embedded in other company than in a task alone
+    same = _one(twin, once, seed)
+    wanted = learner.predict(learner.adapt(one.support), one.query.x)
+    found = twin.predict(twin.adapt(same.support), same.query.x).to(wanted)
+    agree = torch.allclose(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+    return (twin, once) if agree else (learner, tasks)
 
 
 def _outputs(
