@@ -114,25 +114,26 @@ def compare(
         out.print(f"numbers: [bold]{as_json}[/]")
 
 
-def _compared(run: str, c: Comparison) -> Table:
+def _compared(run: str, c: Comparison) -> Group:
+    """Each run by its name, which may be long, and below it what it has."""
     scale, unit = (100, " %") if c.metric == "accuracy" else (1, "")
     better = 1 if c.metric in HIGHER_IS_BETTER else -1
+    blocks: list[RenderableType] = []
 
-    def shown(mean: float, interval: float, transductive: bool) -> str:
-        return f"{scale * mean:.4g} ± {scale * interval:.2g}{unit}" + ("  (transductive)" if transductive else "")
+    def block(name: str, mean: float, interval: float, transductive: bool, more: str = "") -> None:
+        note = ", transductive" if transductive else ""
+        figure = f"{c.metric} {scale * mean:.4g} ± {scale * interval:.2g}{unit}{note}{more}"
+        blocks.extend((Text(name, style="bold"), Padding(Text(figure), (0, 0, 0, 2))))
 
-    table = Table(box=None, pad_edge=False)
-    for column in ("run", c.metric, "against the first, paired", ""):
-        table.add_column(column)
-    table.add_row(run, shown(c.mean, c.interval, c.transductive))
+    block(run, c.mean, c.interval, c.transductive)
     for other in c.others:
         d = other.difference
-        gap = f"{scale * d.mean:+.3g} ± {scale * d.interval:.2g}{unit}"
         verdict = ("better" if d.mean * better > 0 else "worse") if d.shown else "no difference shown"
-        table.add_row(other.run, shown(other.mean, other.interval, other.transductive), gap, verdict)
+        gap = f"; against the first {scale * d.mean:+.3g} ± {scale * d.interval:.2g}{unit}, paired: {verdict}"
+        block(other.run, other.mean, other.interval, other.transductive, gap)
     few = f", fewer than the {ENOUGH} of papers" if c.episodes < ENOUGH else ""
-    table.caption = f"the same {c.episodes:,} test tasks for all{few}, seed {c.seed}; 95 % intervals over tasks"
-    return table
+    note = f"the same {c.episodes:,} test tasks for all{few}, seed {c.seed}; 95 % intervals over tasks"
+    return Group(*blocks, Text(note, style="dim"))
 
 
 def _listed(names: Sequence[str], kept: dict[str, Kept], results: Path) -> Group:
