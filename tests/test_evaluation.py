@@ -215,6 +215,7 @@ class Counting(nn.Module):
         self.inner, self.seen = inner, 0
 
     def forward(self, x: Tensor) -> Tensor:
+        assert len(x), "asked for the embeddings of nothing, which some encoders refuse"
         self.seen += len(x)
         out: Tensor = self.inner(x)
         return out

@@ -69,7 +69,8 @@ class Embedded:
 
     def read(self, rows: Tensor) -> Tensor:
         needed: Tensor = torch.unique(rows)
-        for some in torch.split(needed[~self.known[needed]], 256):
+        new = needed[~self.known[needed]]
+        for some in torch.split(new, 256) if len(new) else ():  # split would give one empty part
             self.x[some] = self.function(self.base.read(some)).to(self.x.device)
             self.known[some] = True
         return _take(self.x, rows)
