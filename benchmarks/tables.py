@@ -53,21 +53,11 @@ def glyph_learners(r: Result) -> str:
             x["learner"] + (" *" if x["transductive"] else ""),
             x["family"],
             *(f"{100 * x[f'accuracy, {k} shot']:.1f} ± {100 * x[f'interval, {k} shot']:.1f}" for k in (1, 5)),
-            f"{x['training tasks']:,}" if x["training tasks"] else "–",
             *costs(x),
         )
         for x in sorted(r["rows"], key=lambda x: -x["accuracy, 1 shot"])
     ]
-    heads = (
-        "learner",
-        "family",
-        "1 shot, %",
-        "5 shots, %",
-        "training tasks",
-        "training, s",
-        "to adapt, ms",
-        "parameters",
-    )
+    heads = ("learner", "family", "1 shot, %", "5 shots, %", "training, s", "to adapt, ms", "parameters")
     note = "\n\n\\* transductive: the query examples of a task are predicted together."
     note += " Several trainings shared the machine: their seconds are upper bounds."
     return table(heads, rows) + note + source(r)
@@ -323,9 +313,31 @@ TABLES: dict[str, Callable[[Result], str]] = {
 }
 
 
+OMNIGLOT = ("5-way 1-shot", "5-way 5-shot", "20-way 1-shot", "20-way 5-shot")
+
+
+def omniglot_at_a_glance(kept: dict[str, Kept]) -> str:
+    """A row a learner: our figures as they stand, and the paper's in brackets."""
+    cells: dict[str, dict[str, str]] = {}
+    for name in (name for name in recipes.names() if name.startswith("omniglot-")):
+        found = standing(name, kept.get(name))
+        if found is None or found[1] is None or not found[1].seeds:
+            continue
+        paper, ours, older = found
+        line = cells.setdefault(name.split("-", 2)[2], {})
+        for row in (row for row in paper.rows if row.name in OMNIGLOT):
+            published = f" ({row.published:.1f})" if row.published is not None else ""
+            figure = ours.ours(row.name)
+            assert figure is not None
+            line[row.name] = (
+                f"{figure.mean:.2f} ± {figure.interval:.2f}{' *' * figure.transductive}{' †' * older}{published}"
+            )
+    rows = [(learner, *(line.get(column, "") for column in OMNIGLOT)) for learner, line in cells.items()]
+    return table(("accuracy, % (the paper's)", *OMNIGLOT), rows)
+
+
 def omniglot(kept: dict[str, Kept]) -> str:
     """Of every recipe of it that reproduces a paper: our figures, and below them the paper's; what is not measured yet."""
-    columns = ("5-way 1-shot", "5-way 5-shot", "20-way 1-shot", "20-way 5-shot")
     rows, missing = [], []
     for name in (name for name in recipes.names() if name.startswith("omniglot-")):
         if (found := standing(name, kept.get(name))) is None:
@@ -337,7 +349,7 @@ def omniglot(kept: dict[str, Kept]) -> str:
         of = {row.name: row for row in paper.rows}
         trained = (f"{len(ours.seeds)} of {paper.seeds}", f"{ours.minutes:.0f}" if ours.minutes else "–")
         for how in dict.fromkeys(row.partition(", ")[2] for row in of):
-            chosen = [of.get(f"{column}, {how}" if how else column) for column in columns]
+            chosen = [of.get(f"{column}, {how}" if how else column) for column in OMNIGLOT]
             title = f"– {how}" if how else f"`{name}`" + " †" * older
             rows.append((title, *(our_figure(row, ours) for row in chosen), *(("", "") if how else trained)))
             if any(row and row.published is not None for row in chosen):
@@ -349,7 +361,7 @@ def omniglot(kept: dict[str, Kept]) -> str:
     )
     if missing:
         note += f" Not measured yet: {', '.join(missing)}."
-    return table(("`kshot reproduce …`", *columns, "seeds", "minutes"), rows) + note
+    return table(("`kshot reproduce …`", *OMNIGLOT, "seeds", "minutes"), rows) + note
 
 
 def our_figure(row: Row | None, kept: Kept) -> str:
@@ -383,6 +395,7 @@ def sinusoid_paper(kept: dict[str, Kept]) -> str:
 
 COLLECTED: dict[str, Callable[[dict[str, Kept]], str]] = {
     "omniglot": omniglot,
+    "omniglot: at a glance": omniglot_at_a_glance,
     "sinusoid-maml-paper": sinusoid_paper,
 }
 
