@@ -278,6 +278,19 @@ class Centred(nn.Module):
         return x.flatten(1) - x.flatten(1).mean(0)
 
 
+def test_progress_counts_the_tasks_of_the_curves_too() -> None:
+    told: list[tuple[int, int]] = []
+    tasks = Glyphs("test", ways=4, shots=1, queries=4, classes=20)
+    for learner, at in ((kshot.NearestCentroid(), 0), (kshot.MAML(Conv4(outputs=4, width=4, down="stride")), 1)):
+        told.clear()
+        found = kshot.evaluate(learner, tasks, 40, curve_episodes=10, progress=lambda *seen: told.append(seen))
+        points = at + len(found.shots_curve)
+        assert [total for _, total in told] == [40 + 10 * points] * len(told)
+        done = [tasks for tasks, _ in told]
+        assert done[-1] == 40 + 10 * points
+        assert done == sorted(done)
+
+
 def test_what_hangs_on_its_batch_is_not_embedded_alone() -> None:
     """Encoders that compare the images of a batch, batch statistics, and images that are warped anew."""
     plain = Glyphs("test", ways=4, shots=2, queries=4, classes=20)

@@ -223,22 +223,34 @@ def _evaluate(
 
     # Settled once, for the curves too: measuring costs more than a few tasks in the slower way.
     way = choose(learner, draw(tasks, TASKS_AT_ONCE, stream(seed, 0)).to(_device(learner)), function=outputs)
+    by_steps = curves and len(learner.trajectory(_one(learner, tasks, seed).support, 1)) > 1
+    by_shots = _at_shots(tasks) if curves else []
+    done, total = 0, episodes + curve_episodes * (by_steps + len(by_shots))
+
+    def outcomes(source: TaskSource, function: Callable[[Task], Tensor], number: int) -> Iterator[tuple[Task, Tensor]]:
+        nonlocal done
+        for batch, out in _outputs(learner, source, function, number, seed, way):
+            yield batch, out
+            done += len(batch)
+            if progress:
+                progress(done, total)
+
     values: list[float] = []
     confidence: list[tuple[Tensor, Tensor]] = []
     ways = None
-    for batch, out in _outputs(learner, tasks, outputs, episodes, seed, way):
+    for batch, out in outcomes(tasks, outputs, episodes):
         values += score(out, batch.query).tolist()
         ways = batch.query.ways
         if ways is not None:
             top = out[..., :ways].float().softmax(-1).max(-1)
             confidence.append((top.values.flatten().cpu(), (top.indices == batch.query.y).flatten().cpu()))
-        if progress:
-            progress(len(values), episodes)
 
-    steps_curve = None
-    if curves and len(learner.trajectory(_one(learner, tasks, seed).support, 1)) > 1:
-        scores = [score(out, b.query) for b, out in _outputs(learner, tasks, path, curve_episodes, seed, way)]
-        steps_curve = [_point(at, column) for at, column in enumerate(torch.cat(scores).T)]  # [steps + 1, T]
+    def scores(source: TaskSource, function: Callable[[Task], Tensor]) -> Tensor:
+        return torch.cat([score(out, b.query) for b, out in outcomes(source, function, curve_episodes)])
+
+    along = scores(tasks, path).T if by_steps else ()  # [steps + 1, T]
+    steps_curve = [_point(at, column) for at, column in enumerate(along)] or None
+    shots_curve = [_point(shots, scores(source, outputs)) for shots, source in by_shots] or None
 
     mean, interval = mean_interval(values)
     return Evaluation(
@@ -252,7 +264,7 @@ def _evaluate(
         adapt_ms=adapt_ms,
         calibration=None if ways is None else _calibration(confidence),
         steps_curve=steps_curve,
-        shots_curve=_shots_curve(learner, tasks, outputs, curve_episodes, seed, way) if curves else None,
+        shots_curve=shots_curve,
         curve_episodes=curve_episodes if curves else 0,
     )
 
@@ -311,22 +323,18 @@ def _point(at: int, values: Tensor) -> Point:
     return Point(at, *mean_interval(values.tolist()))
 
 
-def _shots_curve(
-    learner: MetaLearner, tasks: TaskSource, outputs: Callable[[Task], Tensor], episodes: int, seed: int, way: Way
-) -> list[Point] | None:
-    """Against shots, as many as the source has examples for; None if it cannot be asked."""
-    with_shots = getattr(tasks, "with_shots", None)
+def _at_shots(tasks: TaskSource) -> list[tuple[int, TaskSource]]:
+    """The source with as many shots as it has examples for; nothing if it cannot be asked."""
+    with_shots: Callable[[int], TaskSource] | None = getattr(tasks, "with_shots", None)
+    found: list[tuple[int, TaskSource]] = []
     if with_shots is None:
-        return None
-    points = []
+        return found
     for shots in SHOTS:
         try:
-            source = with_shots(shots)
+            found.append((shots, with_shots(shots)))
         except InputError:  # too few examples a class for so many shots
             break
-        scores = [score(out, b.query) for b, out in _outputs(learner, source, outputs, episodes, seed, way)]
-        points.append(_point(shots, torch.cat(scores)))
-    return points or None
+    return found
 
 
 def _adapt_ms(learner: MetaLearner, support: Batch) -> float:

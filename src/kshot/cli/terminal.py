@@ -65,5 +65,6 @@ def evaluated(learner: MetaLearner, recipe: Recipe, tasks: Any, episodes: int, s
     with Progress(console=err, transient=True) as bar:
         row = bar.add_task("evaluating", total=episodes)
         return recipe.kind.evaluate(
-            learner, tasks, episodes, seed, progress=lambda done, _: bar.update(row, completed=done), **options
-        )
+            learner, tasks, episodes, seed,
+            progress=lambda done, total: bar.update(row, completed=done, total=total), **options,
+        )  # fmt: skip
