@@ -265,10 +265,20 @@ def test_each_image_is_embedded_once_and_the_answers_are_the_same(name: str) -> 
 
 
 class Doubling(kshot.ProtoNet):
-    """A learner of the user's, which does more than its encoder."""
+    """Learners of the user's, which do more than their encoder, or go round `encode`."""
 
     def encode(self, x: Tensor) -> Tensor:
         return 2 * super().encode(x)
+
+
+class Direct(kshot.ProtoNet):
+    def embed(self, x: Tensor) -> Tensor:
+        return self.encoder(x).flatten(1)
+
+
+class Deep(kshot.ProtoNet):
+    def embed(self, x: Tensor) -> Tensor:
+        return self.encoder.inner(x).flatten(1)
 
 
 class Centred(nn.Module):
@@ -297,8 +307,32 @@ def test_what_hangs_on_its_batch_is_not_embedded_alone() -> None:
     warped = Glyphs("test", ways=4, shots=2, queries=4, classes=20, warp=3.0)
     alone = kshot.ProtoNet(small_encoder())
     learners = [kshot.ProtoNet(Centred()), kshot.ProtoNet(Conv4(width=8, norm="batch")), kshot.NearestCentroid()]
-    learners += [Doubling(small_encoder()), alone]
+    learners += [Deep(small_encoder()), alone]
     with torch.no_grad():
         for learner, tasks in zip(learners, (plain, plain, plain, plain, warped), strict=True):
             assert _embedding_once(learner.eval(), tasks, 0) == (learner, tasks)
         assert _embedding_once(alone, plain, 0)[1] is not plain
+
+
+@pytest.mark.parametrize("learner", [Doubling, Direct, Deep])
+def test_learners_of_the_users_are_measured_as_they_are(learner: type[kshot.ProtoNet]) -> None:
+    glyphs = Glyphs("test", ways=4, shots=1, queries=4, classes=20)
+    found = kshot.evaluate(learner(small_encoder()), glyphs, 40, curves=False)
+    as_they_come = OfItsOwn(glyphs.data, 4, 1, 4)
+    assert found.values == kshot.evaluate(learner(small_encoder()), as_they_come, 40, curves=False).values
+
+
+def test_encoders_that_refuse_one_example_alone_are_measured() -> None:
+    """Batch norm has no statistics of one number a channel."""
+    tasks = Glyphs("test", ways=4, shots=1, queries=4, classes=20)
+
+    def flat(**choices: bool) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.BatchNorm1d(8, **choices))
+
+    small = kshot.ProtoNet(Conv4(width=4, down="stride", size=16))
+    for learner, source in (
+        (kshot.ProtoNet(flat(track_running_stats=False)), tasks),
+        (kshot.ProtoNet(flat(), batch_norm="batch"), tasks),
+        (small, Glyphs("test", ways=4, shots=1, queries=4, classes=20, size=16)),
+    ):
+        assert kshot.evaluate(learner, source, 20).transductive

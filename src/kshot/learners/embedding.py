@@ -65,9 +65,9 @@ class EmbeddingLearner(MetaLearner):
         return features.to(torch.promote_types(features.dtype, torch.float32))
 
     def of_embedded(self) -> EmbeddingLearner:
-        """This learner, for examples that `encode` has been through."""
+        """This learner, for examples that its encoder has been through."""
         twin = copy.copy(self)
-        twin._modules = {**self._modules, "encoder": None}
+        twin._modules = {**self._modules, "encoder": nn.Identity()}
         return twin
 
     def ways(self, support: Batch) -> int:
