@@ -23,7 +23,8 @@ from torch import Tensor
 
 import kshot
 from kshot import recipes
-from kshot.evaluation import mean_interval, score
+from kshot.evaluation import score
+from kshot.intervals import mean_interval
 from kshot.tasks import Episodes, Intents
 from kshot.tasks.intents import sentences
 from kshot.types import seeded

@@ -19,7 +19,7 @@ from evidence import record
 
 import kshot
 from kshot import recipes, rl
-from kshot.evaluation import mean_interval
+from kshot.intervals import mean_interval
 from kshot.rl.evaluate import returns_by_step
 from kshot.rules import SGD
 from kshot.types import seeded

@@ -18,7 +18,7 @@ from evidence import record
 
 import kshot
 from kshot import recipes
-from kshot.evaluation import mean_interval
+from kshot.intervals import mean_interval
 from kshot.rules import SGD, Rule, StrategyNetwork
 
 RATES = (0.003, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.1, 0.15)

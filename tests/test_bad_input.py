@@ -1376,7 +1376,7 @@ COMMANDS: dict[str, Command] = {
         "report {here}", "is not the folder of a run", "it has no recipe.toml", "make one with `kshot train"
     ),
     "report of a damaged evaluation": Command(
-        "report {damaged}", "evaluation.json cannot be read", "Expecting value", "remove it, or run `kshot evaluate"
+        "report {damaged}", "evaluation.json is damaged", "Expecting value", "delete it, and measure again"
     ),
     "adapt what is not there": Command(
         "adapt {here}/nothing --support {images} --query {images}",

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 import kshot
 from kshot import Batch, InputError, MetaLearner, Task
-from kshot.evaluation import Evaluation, _embedding_once, mean_interval, score
+from kshot.evaluation import Evaluation, _embedding_once, score
+from kshot.intervals import mean_interval, student
 from kshot.learner import mse_loss
 from kshot.models import MLP, Conv4, ConvRelation
 from kshot.rules import SGD
-from kshot.tasks import Episodes, Glyphs, Sinusoids
+from kshot.tasks import Episodes, Glyphs, Groups, Sinusoids
 
 
 class Fixed(MetaLearner):
@@ -53,7 +54,7 @@ def test_mean_interval_and_calibration_by_hand() -> None:
     values = torch.tensor(found.values)
     assert set(found.values) == {0.25, 0.75}
     assert found.mean == pytest.approx(float(values.mean()))
-    assert found.interval == pytest.approx(1.96 * float(values.double().std()) / 20)
+    assert found.interval == pytest.approx(1.9659 * float(values.double().std()) / 20, rel=1e-4)  # t of 399
     assert found.calibration is not None
     sure = 1 / (1 + math.exp(-2))
     assert found.calibration.ece == pytest.approx(abs(sure - found.mean), abs=1e-6)
@@ -182,10 +183,10 @@ def test_a_paired_difference_by_hand() -> None:
     found = kshot.compare(other, one)
     gaps = torch.tensor(other.values) - torch.tensor(one.values)
     assert found.mean == pytest.approx(float(gaps.mean()))
-    assert found.interval == pytest.approx(1.96 * float(gaps.std()) / math.sqrt(30))
+    assert found.interval == pytest.approx(2.0452 * float(gaps.std()) / math.sqrt(30), rel=1e-4)  # t of 29
     assert kshot.compare(one, one).mean == 0
     assert not kshot.compare(one, one).shown
-    assert "no difference is shown" in str(kshot.compare(one, one))
+    assert "no difference shown" in str(kshot.compare(one, one))
 
 
 def test_evaluations_of_other_values_of_the_same_inputs_are_not_paired() -> None:
@@ -336,3 +337,35 @@ def test_encoders_that_refuse_one_example_alone_are_measured() -> None:
         (small, Glyphs("test", ways=4, shots=1, queries=4, classes=20, size=16)),
     ):
         assert kshot.evaluate(learner, source, 20).transductive
+
+
+def test_the_interval_is_over_patients_where_many_tasks_are_of_one() -> None:
+    """Of a learner whose error is that of the group, 600 tasks of five groups tell no more than five."""
+    level = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0])
+    groups = torch.arange(5).repeat_interleave(40)
+    tasks = Groups(torch.randn(200, 1), level[groups].sqrt(), groups, shots=5, queries=5)
+
+    class Zero(kshot.RidgeNet):
+        def predict(self, fitted: Tensor, x: Tensor) -> Tensor:
+            return torch.zeros(len(x), 1)
+
+    found = kshot.evaluate(Zero(nn.Identity(), loss="mse"), tasks, 600)
+    assert found.mean == pytest.approx(2.0, abs=1e-5)
+    assert found.interval == pytest.approx(2.7764 * level.std().item() / 5**0.5, rel=1e-4)
+    assert found.shots_curve[0].interval == pytest.approx(found.interval, rel=1e-4)
+    assert "(95 % interval over 5 groups, 600 tasks of them" in str(found)
+    other = kshot.evaluate(Zero(nn.Identity(), loss="mse"), tasks, 600)
+    assert kshot.compare(found, other).groups == 5
+    assert Evaluation.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    with pytest.raises(InputError, match="of one group: an interval needs at least 2"):
+        kshot.evaluate(Zero(nn.Identity(), loss="mse"), tasks.only([0]), 600)
+
+
+def test_the_quantiles_of_student() -> None:
+    """Against a printed table."""
+    known = {1: 12.706, 4: 2.776, 9: 2.262, 10: 2.228, 14: 2.145, 30: 2.042, 59: 2.001, 120: 1.980, 999: 1.962}
+    assert {n: round(student(n), 3) for n in known} == known
+
+
+def test_a_difference_to_one_that_diverges_is_no_tie() -> None:
+    assert kshot.evaluation.Difference("mse", math.nan, math.nan, 10).verdict == "one of the two diverges"

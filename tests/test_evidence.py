@@ -342,6 +342,26 @@ def test_the_report_shows_what_was_checked_the_paper_and_other_runs(place: Path)
     assert "comparison.json is damaged" in command(place, "report", a, code=2)
 
 
+def test_what_was_measured_of_a_run_that_went_on_is_not_in_its_report(place: Path) -> None:
+    reproduce(place, "--seed", "0")
+    a = str(place / "runs" / "moment-seed0")
+    command(place, "compare", a, a, "--episodes", "60")
+    command(place, "evaluate", a, "--episodes", "60")
+    before = json.loads((Path(a) / "evaluation.json").read_text())
+    assert "learner" in before
+    (place / "longer.toml").write_text(RECIPE.replace("steps = 6", "steps = 200"))
+    command(place, "train", str(place / "longer.toml"), "--out", a)
+    command(place, "report", a)
+    page = (Path(a) / "report.html").read_text()
+    assert "Other runs on the very same" not in page
+    assert "Beside the paper" not in page
+    assert "60 tasks" not in page
+    command(place, "evaluate", a, "--episodes", "60")
+    assert json.loads((Path(a) / "evaluation.json").read_text())["mean"] != before["mean"]
+    command(place, "report", a)
+    assert "60 tasks" in (Path(a) / "report.html").read_text()
+
+
 def test_a_recorded_figure_of_the_house_is_measured_again(kshot_data: Path) -> None:
     """On the real drawings, from the learner that lies in results/models."""
     again = measure_again("omniglot-5w1s-protonet", Path(__file__).parent.parent / "results", ["5-way 1-shot"])

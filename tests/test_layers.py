@@ -34,6 +34,7 @@ LAYERS = [
     "functional",
     "learner",
     "atomic",
+    "intervals",
     "memory",
     "warps",
     "types",

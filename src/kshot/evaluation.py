@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kshot.audit import ENOUGH, before_evaluation, check_seed
 from kshot.functional import call, uses_batch_statistics
+from kshot.intervals import mean_interval
 from kshot.learner import MetaLearner, check_learner
 from kshot.learners.embedding import EmbeddingLearner
 from kshot.tasks.episodes import Episodes
@@ -65,6 +66,14 @@ class Evaluation:
     audit: list[str] = field(default_factory=list)  # what was checked before, in sentences
     tasks: str = ""  # a fingerprint of the first of them
     curve_episodes: int = 0  # tasks of the curves, the first of those of the mean; 0 without curves
+    groups: list[int] = field(
+        default_factory=list
+    )  # of each task, where those of one are alike: the interval is over them
+
+    @property
+    def over(self) -> str:
+        """What the interval is over, in words."""
+        return over(self.episodes, len(set(self.groups)))
 
     @property
     def few(self) -> bool:
@@ -76,7 +85,7 @@ class Evaluation:
         note = (", fewer than papers use" if self.few else "") + (", transductive" if self.transductive else "")
         return (
             f"{self.metric} {scale * self.mean:.4g}{unit} ± {scale * self.interval:.2g} "
-            f"(95 % interval over {self.episodes:,} tasks{note})"
+            f"(95 % interval over {self.over}{note})"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,18 +109,31 @@ class Difference:
     mean: float
     interval: float
     episodes: int
+    groups: int = 0  # that the tasks are of, where those of one group are alike
 
     @property
     def shown(self) -> bool:
         """Whether there is one: the interval leaves out zero."""
         return abs(self.mean) > self.interval
 
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if not math.isfinite(self.mean):
+            return "one of the two diverges"
+        if not self.shown:
+            return "no difference shown"
+        return "better" if (self.mean > 0) == (self.metric in HIGHER_IS_BETTER) else "worse"
+
     def __str__(self) -> str:
         scale, unit = (100, " %") if self.metric == "accuracy" else (1, "")
-        said = "" if self.shown else ": no difference is shown"
-        return (
-            f"{scale * self.mean:+.4g}{unit} ± {scale * self.interval:.2g} (paired over {self.episodes:,} tasks){said}"
-        )
+        paired = f"paired over {over(self.episodes, self.groups)}"
+        return f"{scale * self.mean:+.4g}{unit} ± {scale * self.interval:.2g} ({paired}): {self.verdict}"
+
+
+def over(episodes: int, groups: int) -> str:
+    """What an interval is over, in words."""
+    return f"{groups:,} groups, {episodes:,} tasks of them" if groups else f"{episodes:,} tasks"
 
 
 def compare(one: Evaluation, other: Evaluation) -> Difference:
@@ -127,7 +149,10 @@ def compare(one: Evaluation, other: Evaluation) -> Difference:
                 f"these evaluations cannot be paired, {what}: evaluate both on the same tasks, with the same seed"
             )
     return Difference(
-        one.metric, *mean_interval([a - b for a, b in zip(one.values, other.values, strict=True)]), one.episodes
+        one.metric,
+        *mean_interval([a - b for a, b in zip(one.values, other.values, strict=True)], one.groups),
+        one.episodes,
+        len(set(one.groups)),
     )
 
 
@@ -156,7 +181,7 @@ def evaluate(
     check_learner(learner)
     check_seed(seed)
     _check_episodes(episodes)
-    seed = operator.index(seed)
+    seed, episodes = operator.index(seed), operator.index(episodes)
     with _measuring(learner, seed):
         audit = before_evaluation(learner, tasks, seed, allow_seen, _device(learner))
     found = measure(
@@ -167,7 +192,7 @@ def evaluate(
 
 
 def _check_episodes(episodes: int) -> None:
-    if not isinstance(episodes, int) or episodes < 2:
+    if not hasattr(episodes, "__index__") or episodes < 2:
         raise InputError(f"episodes={episodes}: an interval needs at least 2 tasks, papers use 600 or more")
 
 
@@ -226,6 +251,7 @@ def _evaluate(
     way = choose(learner, draw(tasks, TASKS_AT_ONCE, stream(seed, 0)).to(_device(learner)), function=outputs)
     by_steps = curves and len(learner.trajectory(_one(learner, tasks, seed).support, 1)) > 1
     by_shots = _at_shots(tasks) if curves else []
+    groups = _groups(tasks, episodes, seed)
     done, total = 0, episodes + curve_episodes * (by_steps + len(by_shots))
 
     def outcomes(source: TaskSource, function: Callable[[Task], Tensor], number: int) -> Iterator[tuple[Task, Tensor]]:
@@ -249,11 +275,14 @@ def _evaluate(
     def scores(source: TaskSource, function: Callable[[Task], Tensor]) -> Tensor:
         return torch.cat([score(out, b.query) for b, out in outcomes(source, function, curve_episodes)])
 
-    along = scores(tasks, path).T if by_steps else ()  # [steps + 1, T]
-    steps_curve = [_point(at, column) for at, column in enumerate(along)] or None
-    shots_curve = [_point(shots, scores(source, outputs)) for shots, source in by_shots] or None
+    def point(at: int, column: Tensor) -> Point:
+        return Point(at, *mean_interval(column.tolist(), groups[:curve_episodes]))
 
-    mean, interval = mean_interval(values)
+    along = scores(tasks, path).T if by_steps else ()  # [steps + 1, T]
+    steps_curve = [point(at, column) for at, column in enumerate(along)] or None
+    shots_curve = [point(shots, scores(source, outputs)) for shots, source in by_shots] or None
+
+    mean, interval = mean_interval(values, groups)
     return Evaluation(
         metric="mse" if ways is None else "accuracy",
         mean=mean,
@@ -267,6 +296,7 @@ def _evaluate(
         steps_curve=steps_curve,
         shots_curve=shots_curve,
         curve_episodes=curve_episodes if curves else 0,
+        groups=groups,
     )
 
 
@@ -327,14 +357,16 @@ def score(outputs: Tensor, query: Batch) -> Tensor:
     return (outputs - y).double().square().flatten(1 + extra).mean(-1)
 
 
-def mean_interval(values: list[float]) -> tuple[float, float]:
-    """Mean and half-width of the 95 % interval (normal approximation) over tasks."""
-    found = torch.tensor(values, dtype=torch.float64)  # a learner that diverges has an infinite error, not an exception
-    return float(found.mean()), 1.96 * float(found.std()) / math.sqrt(len(values))
-
-
-def _point(at: int, values: Tensor) -> Point:
-    return Point(at, *mean_interval(values.tolist()))
+def _groups(tasks: TaskSource, episodes: int, seed: int) -> list[int]:
+    """Which group each task is of, where a source draws many tasks from each of a few, as patients; else empty."""
+    drawn: Callable[[int, torch.Generator], Tensor] | None = getattr(tasks, "drawn", None)
+    if drawn is None:
+        return []
+    found = [drawn(TASKS_AT_ONCE, stream(seed, i)) for i in range(math.ceil(episodes / TASKS_AT_ONCE))]
+    groups: list[int] = torch.cat(found)[:episodes].tolist()
+    if len(set(groups)) < 2:
+        raise InputError(f"all {episodes} test tasks are of one group: an interval needs at least 2, give others too")
+    return groups
 
 
 def _at_shots(tasks: TaskSource) -> list[tuple[int, TaskSource]]:

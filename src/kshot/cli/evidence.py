@@ -17,7 +17,7 @@ from rich.text import Text
 from kshot import atomic, recipes, training
 from kshot.audit import ENOUGH
 from kshot.cli.terminal import Changes, Seed, err, evaluated, only_tasks, out
-from kshot.evaluation import HIGHER_IS_BETTER, Evaluation
+from kshot.evaluation import Evaluation
 from kshot.evidence import (
     Comparison,
     Kept,
@@ -117,7 +117,6 @@ def compare(
 def _compared(run: str, c: Comparison) -> Group:
     """Each run by its name, which may be long, and below it what it has."""
     scale, unit = (100, " %") if c.metric == "accuracy" else (1, "")
-    better = 1 if c.metric in HIGHER_IS_BETTER else -1
     blocks: list[RenderableType] = []
 
     def block(name: str, mean: float, interval: float, transductive: bool, more: str = "") -> None:
@@ -128,11 +127,10 @@ def _compared(run: str, c: Comparison) -> Group:
     block(run, c.mean, c.interval, c.transductive)
     for other in c.others:
         d = other.difference
-        verdict = ("better" if d.mean * better > 0 else "worse") if d.shown else "no difference shown"
-        gap = f"; against the first {scale * d.mean:+.3g} ± {scale * d.interval:.2g}{unit}, paired: {verdict}"
+        gap = f"; against the first {scale * d.mean:+.3g} ± {scale * d.interval:.2g}{unit}, paired: {d.verdict}"
         block(other.run, other.mean, other.interval, other.transductive, gap)
     few = f", fewer than the {ENOUGH} of papers" if c.episodes < ENOUGH else ""
-    note = f"the same {c.episodes:,} test tasks for all{few}, seed {c.seed}; 95 % intervals over tasks"
+    note = f"the same {c.episodes:,} test tasks for all{few}, seed {c.seed}; 95 % intervals over {c.over}"
     return Group(*blocks, Text(note, style="dim"))
 
 

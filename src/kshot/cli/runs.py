@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from kshot import atomic, recipes, training
+from kshot import recipes, training
 from kshot.audit import ENOUGH
 from kshot.cli.terminal import Changes, Run, Seed, evaluated, only_tasks, out
 from kshot.evaluation import Evaluation, Point
+from kshot.evidence import keep_evaluation, read_evaluation
 from kshot.recipes.runs import recipe_of
 from kshot.recipes.runs import train as train_into
-from kshot.types import InputError
-
-EVALUATION = "evaluation.json"
 
 
 def train(
@@ -59,7 +56,7 @@ def evaluate_run(
     recipe = recipe_of(run, change)
     number = recipe.episodes if episodes is None else episodes
     found = evaluated(training.load(run), recipe, recipe.tasks("test"), number, seed)
-    atomic.write(run / EVALUATION, json.dumps({"changes": change, **found.to_dict()}, indent=1))
+    keep_evaluation(run, found, change)
     out.print(_evaluation_table(recipe, found))
 
 
@@ -68,25 +65,11 @@ def report(run: Run, seed: Seed = 0) -> None:
     from kshot.report import write_report
 
     recipe, learner = recipe_of(run, []), training.load(run)
-    kept = run / EVALUATION
-    found = _read_evaluation(kept, seed) or evaluated(learner, recipe, recipe.tasks("test"), recipe.episodes, seed)
+    found = read_evaluation(run, seed) or evaluated(learner, recipe, recipe.tasks("test"), recipe.episodes, seed)
     page = write_report(
         run, learner, recipe.tasks("test"), found, title=recipe.about or recipe.name, recipe=recipe.settings
     )
     out.print(f"report: [bold]{page}[/]    picture: [bold]{page.with_suffix('.png')}[/]")
-
-
-def _read_evaluation(path: Path, seed: int) -> Evaluation | None:
-    """The run's evaluation, if it was one of its own recipe with this seed."""
-    if not path.is_file():
-        return None
-    try:
-        kept = json.loads(path.read_text())
-        return Evaluation.from_dict(kept) if not kept.pop("changes") and kept["seed"] == seed else None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} cannot be read ({error}): remove it, or run `kshot evaluate {path.parent}` again"
-        ) from error
 
 
 def _evaluation_table(recipe: recipes.Recipe, found: Evaluation) -> Table:

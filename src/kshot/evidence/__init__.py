@@ -1,6 +1,14 @@
 """Evidence: a paper's figures reproduced by one command, and kept as files that can be checked later."""
 
-from kshot.evidence.beside import Comparison, compared, keep_comparison, read_comparison, read_figures
+from kshot.evidence.beside import (
+    Comparison,
+    compared,
+    keep_comparison,
+    keep_evaluation,
+    read_comparison,
+    read_evaluation,
+    read_figures,
+)
 from kshot.evidence.kept import Kept, reached, read_all, read_kept, standing
 from kshot.evidence.reproduce import measure_again, reproduce
 
@@ -9,10 +17,12 @@ __all__ = [
     "Kept",
     "compared",
     "keep_comparison",
+    "keep_evaluation",
     "measure_again",
     "reached",
     "read_all",
     "read_comparison",
+    "read_evaluation",
     "read_figures",
     "read_kept",
     "reproduce",

@@ -1,4 +1,7 @@
-"""What is kept beside a run for its report: the paper's figures as this run has them, and other runs on the same tasks."""
+"""What is kept beside a run for its report: its evaluation, the paper's figures as it has them, other runs on the same tasks.
+
+Each says of which learner it is: that of a run that went on since is another, and what was measured of it is passed over.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,10 @@ from typing import Any
 from kshot import atomic
 from kshot.evaluation import Difference, Evaluation, compare
 from kshot.evidence.kept import Figure, numbers, restored
+from kshot.training.checkpoint import fingerprint
 from kshot.types import InputError
 
+EVALUATION = "evaluation.json"
 FIGURES = "figures.json"
 COMPARISON = "comparison.json"
 
@@ -41,6 +46,12 @@ class Comparison:
     changes: list[str]
     others: list[Other]
 
+    @property
+    def over(self) -> str:
+        """What the intervals are over."""
+        groups = max((other.difference.groups for other in self.others), default=0)
+        return f"{groups:,} groups of tasks" if groups else "tasks"
+
 
 def compared(this: Evaluation, others: Sequence[tuple[str, Evaluation]], changes: Sequence[str] = ()) -> Comparison:
     rows = [Other(name, e.mean, e.interval, e.transductive, compare(e, this)) for name, e in others]
@@ -49,8 +60,22 @@ def compared(this: Evaluation, others: Sequence[tuple[str, Evaluation]], changes
     )
 
 
+def keep_evaluation(run: Path, found: Evaluation, changes: Sequence[str] = ()) -> None:
+    """changes: of the run's recipe."""
+    _keep(run / EVALUATION, {"changes": list(changes), **found.to_dict()})
+
+
+def read_evaluation(run: Path, seed: int) -> Evaluation | None:
+    """If there is one by the run's own recipe, with this seed."""
+    kept = _read(run / EVALUATION)
+    try:
+        return Evaluation.from_dict(kept) if kept and not kept.pop("changes") and kept["seed"] == seed else None
+    except (AttributeError, KeyError, TypeError) as error:
+        raise _damaged(run / EVALUATION, error) from error
+
+
 def keep_comparison(run: Path, found: Comparison) -> None:
-    atomic.write(run / COMPARISON, json.dumps(atomic.finite(asdict(found)), indent=1, ensure_ascii=False))
+    _keep(run / COMPARISON, asdict(found))
 
 
 def read_comparison(run: Path) -> Comparison | None:
@@ -64,7 +89,7 @@ def read_comparison(run: Path) -> Comparison | None:
 
 
 def keep_figures(run: Path, found: Mapping[str, Figure]) -> None:
-    atomic.write(run / FIGURES, json.dumps(atomic.finite({n: asdict(f) for n, f in found.items()}), indent=1))
+    _keep(run / FIGURES, {name: asdict(figure) for name, figure in found.items()})
 
 
 def read_figures(run: Path) -> dict[str, Figure]:
@@ -75,15 +100,21 @@ def read_figures(run: Path) -> dict[str, Figure]:
         raise _damaged(run / FIGURES, error) from error
 
 
+def _keep(path: Path, found: Mapping[str, Any]) -> None:
+    kept = {"learner": fingerprint(path.parent), **found}
+    atomic.write(path, json.dumps(atomic.finite(kept), indent=1, ensure_ascii=False))
+
+
 def _read(path: Path) -> dict[str, Any]:
+    """Empty where there is nothing, or nothing of the learner that the run has now."""
     if not path.is_file():
         return {}
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found
-    except ValueError as error:
+        kept: dict[str, Any] = json.loads(path.read_text())
+        return kept if kept.pop("learner", None) == fingerprint(path.parent) else {}
+    except (AttributeError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path} is damaged ({error}): delete it to report on the run without it")
+    return InputError(f"{path} is damaged ({error}): delete it, and measure again what the report shall show")

@@ -77,7 +77,8 @@ def headline(r: Report) -> str:
     e = r.evaluation
     mean, interval, unit = with_interval(e)
     judged = "the queries of a task are predicted together" if e.transductive else "each query is predicted alone"
-    about = f"{metric_name(e.metric)} on {e.episodes:,} {r.unseen}, {r.setting}; 95\u00a0% interval over tasks"
+    independent = f"{len(set(e.groups)):,} groups" if e.groups else "tasks"
+    about = f"{metric_name(e.metric)} on {e.episodes:,} {r.unseen}, {r.setting}; 95\u00a0% interval over {independent}"
     if r.episode.kind != "trajectories":
         about += f"; {'transductive' if e.transductive else 'not transductive'}: {judged}"
     shown = {

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from kshot.audit import check_seed
-from kshot.evaluation import SHOTS, TASKS_AT_ONCE, Evaluation, Point, fingerprint, mean_interval, stream
+from kshot.evaluation import SHOTS, TASKS_AT_ONCE, Evaluation, Point, fingerprint, stream
+from kshot.intervals import mean_interval
 from kshot.learner import MetaLearner
 from kshot.rl.family import Family
 from kshot.rl.sampling import check_actor, device_of, draw, rollout

@@ -71,7 +71,7 @@ class Groups:
     def sample(self, n: int, generator: torch.Generator) -> Task:
         if n < 1:
             raise InputError(f"{n} tasks were asked for: at least one is needed, give n=1 or more")
-        group = torch.randint(len(self.data), (n,), generator=generator)
+        group = self.drawn(n, generator)
         within = distinct(self.data.count[group], self.shots + self.queries, generator)
         rows = self.data.order[self.data.start[group].unsqueeze(1) + within]  # [n, shots + queries]
 
@@ -79,6 +79,10 @@ class Groups:
             return Batch(self.data.storage.read(rows), self.y[rows])
 
         return Task(batch(rows[:, : self.shots]), batch(rows[:, self.shots :]))
+
+    def drawn(self, n: int, generator: torch.Generator) -> Tensor:
+        """Which groups the n tasks of this generator are of: tasks of one are alike, and an interval is over groups."""
+        return torch.randint(len(self.data), (n,), generator=generator)
 
     def _of(self, data: Labelled, shots: int) -> Groups:
         made = copy.copy(self)

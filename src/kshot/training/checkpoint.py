@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,11 @@ def find(path: Path) -> Path:
     if not path.is_file():
         raise InputError(f"{path} does not exist: give a saved learner, or the folder of a run")
     return path
+
+
+def fingerprint(path: Path) -> str:
+    """Of the learner that `load` gives: a run that went on has another."""
+    return hashlib.blake2b(find(path).read_bytes(), digest_size=12).hexdigest()
 
 
 def write(path: Path, learner: MetaLearner, state: dict[str, Any] | None = None, **extra: Tensor) -> None:
