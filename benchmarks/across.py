@@ -3,8 +3,9 @@ classes that look alike.
 
     KSHOT_DATA=... python benchmarks/across.py [--runs runs/across]
 
-A prototype network throughout, trained as the recipe omniglot-5w1s-protonet says but for STEPS steps, on tasks that differ; each
-is 5-way 1-shot where nothing else is said, over 1,000 tasks with 15 queries a class. Interrupted, it goes on.
+A prototype network throughout, trained once as the recipe omniglot-5w1s-protonet says but for STEPS steps, on tasks that differ;
+each test is 5-way 1-shot where nothing else is said, over 1,000 tasks with 15 queries a class. Differences are paired, task by
+task. Interrupted, it goes on.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor
 
 import kshot
 from kshot import recipes
+from kshot.intervals import mean_interval
 from kshot.models import Conv4
 from kshot.tasks import Episodes, Glyphs, Labelled, Omniglot, omniglot
 from kshot.types import Task, draw, seeded
@@ -29,6 +31,7 @@ from kshot.types import Task, draw, seeded
 STEPS, EPISODES = 2000, 1000
 RECIPE = "omniglot-5w1s-protonet"
 LATIN = ("Latin", "Greek", "Cyrillic", "Armenian", "Anglo-Saxon_Futhorc")  # drawn with the same few strokes
+LATIN_TOO = "Old_Church_Slavonic_(Cyrillic)"  # of the test alphabets
 Damage = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -86,16 +89,21 @@ def trained(name: str, tasks: Any, runs: Path, **changes: Any) -> kshot.MetaLear
     return kshot.load(runs / name)
 
 
-def row(question: str, trained_on: str, tested_on: str, learner: kshot.MetaLearner, tasks: Any) -> dict[str, Any]:
-    found = kshot.evaluate(learner, tasks, EPISODES, curves=False)
+def measured(learner: kshot.MetaLearner, tasks: Any) -> kshot.Evaluation:
+    return kshot.evaluate(learner, tasks, EPISODES, curves=False)
+
+
+def row(
+    question: str, trained_on: str, tested_on: str, found: kshot.Evaluation, beside: kshot.Evaluation | None = None
+) -> dict[str, Any]:
+    """beside: of another learner on the same tasks, or of this one on the same before they were damaged."""
     print(f"{question}: {trained_on} → {tested_on}: {found}", flush=True)
-    return {
-        "question": question,
-        "trained on": trained_on,
-        "tested on": tested_on,
-        "accuracy": found.mean,
-        "interval": found.interval,
-    }
+    line = {"question": question, "trained on": trained_on, "tested on": tested_on}
+    line |= {"accuracy": found.mean, "interval": found.interval}
+    if beside is not None:
+        gaps = [x - y for x, y in zip(found.values, beside.values, strict=True)]
+        line["gap"], line["gap, interval"] = mean_interval(gaps)
+    return line
 
 
 def by_alphabets(latin: bool) -> Labelled:
@@ -108,6 +116,10 @@ def by_alphabets(latin: bool) -> Labelled:
         some = torch.randperm(quarter, generator=seeded(0))[: sum(is_latin) // 4].tolist()
         chosen = [chosen[k * quarter + i] for k in range(4) for i in some]
     return every.only(chosen)
+
+
+def but_for(data: Labelled, alphabet: str) -> Labelled:
+    return data.only([c for c, group in enumerate(data.groups or ()) if group.split("/")[0] != alphabet])
 
 
 def main() -> None:
@@ -126,43 +138,54 @@ def main() -> None:
     five = Omniglot("trainval", **{**many, "ways": 5, "queries": 5})  # 12 of them have as many images
     learners["5-way tasks of Omniglot"] = trained("5-way tasks of Omniglot", five, runs, meta_batch=12)
 
-    drawn, generated = Omniglot("test", 5, 1, 15), Glyphs("test", 5, 1, 15)
-    rows = [
-        row("domains", name, other, learners[name], tasks)
-        for name in ("Omniglot", "generated characters")
-        for other, tasks in (("Omniglot", drawn), ("generated characters", generated))
-    ]
-    pixels = kshot.NearestCentroid(distance="cosine")
-    rows += [
-        row("domains", "nothing: raw pixels, nearest centroid", name, pixels, tasks)
-        for name, tasks in (("Omniglot", drawn), ("generated characters", generated))
-    ]
-    rows += [
-        row("alphabets", name, "Omniglot", learners[name], drawn)
-        for name in ("Latin-like alphabets", "as many characters of others")
-    ]
-    rows.append(row("damage", "Omniglot", "nothing", learners["Omniglot"], drawn))
-    rows += [
-        row("damage", "Omniglot", name, learners["Omniglot"], Damaged(drawn, damage))
-        for name, damage in DAMAGES.items()
-    ]
-    for name in ("5-way tasks of Omniglot", "Omniglot"):
-        title = "5-way tasks" if name.startswith("5") else f"{omni.ways}-way tasks"
-        for ways in (5, 20, 50):
-            rows.append(row("ways", title, f"{ways}-way", learners[name], Omniglot("test", ways, 1, 5)))
-        varied = Omniglot("test", (5, 20), (1, 5), 5, balanced=False)
-        rows.append(row("ways", title, "5 to 20 ways, 1 to 5 shots", learners[name], varied))
-    rows += [
-        row(
-            "alike",
-            "Omniglot",
-            f"{ways}-way, all of one alphabet",
-            learners["Omniglot"],
-            Omniglot("test", ways, alike=1.0),
+    whole = {"Omniglot": Omniglot("test"), "generated characters": Glyphs("test")}
+    rows = []
+    for tested, tasks in whole.items():
+        at_home = measured(learners[tested], tasks)
+        rows.append(row("domains", tested, tested, at_home))
+        other = next(name for name in whole if name != tested)
+        rows.append(row("domains", other, tested, measured(learners[other], tasks), at_home))
+        pixels = measured(kshot.NearestCentroid(distance="cosine"), tasks)
+        rows.append(row("domains", "nothing: raw pixels, nearest centroid", tested, pixels, at_home))
+
+    foreign = Episodes(but_for(omniglot("test"), LATIN_TOO), 5, 1, 15)
+    mixed, latin = (
+        measured(learners[name], foreign) for name in ("as many characters of others", "Latin-like alphabets")
+    )
+    rows.append(row("alphabets", "as many characters of others", "alphabets that are not Latin-like", mixed))
+    rows.append(row("alphabets", "Latin-like alphabets", "alphabets that are not Latin-like", latin, mixed))
+
+    undamaged = measured(learners["Omniglot"], whole["Omniglot"])
+    rows.append(row("damage", "Omniglot", "Omniglot", undamaged))
+    for name, damage in DAMAGES.items():
+        damaged = measured(learners["Omniglot"], Damaged(whole["Omniglot"], damage))
+        rows.append(row("damage", "Omniglot", name, damaged, undamaged))
+
+    asked = {f"{ways}-way": Omniglot("test", ways) for ways in (5, 20, 50)}
+    asked["5 to 20 ways, 1 to 5 shots"] = Omniglot("test", (5, 20), (1, 5), balanced=False)
+    for name, tasks in asked.items():
+        few = measured(learners["5-way tasks of Omniglot"], tasks)
+        rows.append(row("ways", "5-way tasks", name, few))
+        rows.append(row("ways", f"{omni.ways}-way tasks", name, measured(learners["Omniglot"], tasks), few))
+
+    for ways in (5, 20):
+        rows.append(
+            row(
+                "alike",
+                "Omniglot",
+                f"{ways}-way, of all alphabets",
+                measured(learners["Omniglot"], asked[f"{ways}-way"]),
+            )
         )
-        for ways in (5, 20)
-    ]
-    settings = {"recipe": recipes.read(RECIPE).settings, "steps": STEPS, "test tasks": EPISODES, "Latin-like": LATIN}
+        of_one = measured(learners["Omniglot"], Omniglot("test", ways, alike=1.0))
+        rows.append(row("alike", "Omniglot", f"{ways}-way, all of one alphabet", of_one))
+    settings = {
+        "recipe": recipes.read(RECIPE).settings,
+        "steps": STEPS,
+        "test tasks": EPISODES,
+        "Latin-like": LATIN,
+        "left out with them": LATIN_TOO,
+    }
     settings["parameters"] = sum(p.numel() for p in Conv4().parameters())
     print("written to", record("across", settings, rows))
 
