@@ -3,17 +3,20 @@
     KSHOT_DATA=... python benchmarks/learning_speed.py
 
 Every learner of an Omniglot recipe that `kshot reproduce` has trained, from results/models/ or, where it is too large for that,
-from its run, and those with nothing to train in advance: 5-way, 0 to 20 steps from one example a class, and 1 to 15 examples
-with 5 queries a class, EPISODES tasks for each point, the same for all. Learners that do not learn in steps have a curve over
-examples alone. Beside them: training from scratch. A recipe that was not measured yet, or with other settings, is left out and
-named.
+from its run, and those with nothing to train in advance: 5-way, 5 queries a class, 0 to 20 steps from one example a class, and
+1 to 15 examples by the steps that its recipe takes at test (Reptile 50, others at most 20); EPISODES tasks for each point, the
+same for all. Learners that do not learn in steps have a curve over examples alone. Beside them: training from scratch. A recipe
+that was not measured yet, or with other settings, or whose run is not there, is left out and named. A learner that was measured
+is not measured again; interrupted, it goes on.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from evidence import RESULTS, record
 
 import kshot
@@ -22,48 +25,76 @@ from kshot.evaluation import Point
 from kshot.evidence import read_all
 from kshot.learners import FAMILIES
 from kshot.tasks import Omniglot
+from kshot.training.checkpoint import fingerprint
+from kshot.types import InputError, Task
 
 RUNS = Path("runs")
-EPISODES, STEPS, SHOTS = 600, 20, (1, 2, 5, 10, 15)
+EPISODES, STEPS, QUERIES, SHOTS = 600, 20, 5, (1, 2, 5, 10, 15)
+SETTINGS = {"test tasks": EPISODES, "test seed": 0, "queries": QUERIES}
 
 
-def learners() -> dict[str, tuple[str, kshot.MetaLearner]]:
-    """By name: family and learner."""
+class OneShot:
+    """Tasks that cannot be had with more examples: they have no curve over those."""
+
+    def __init__(self) -> None:
+        self.tasks = Omniglot("test", 5, 1, QUERIES)
+        self.identities = self.tasks.identities
+
+    def sample(self, n: int, generator: torch.Generator) -> Task:
+        return self.tasks.sample(n, generator)
+
+
+def learners() -> dict[str, tuple[str, str, kshot.MetaLearner]]:
+    """By name: family, what tells it from another training, and the learner."""
     family = {name: kind for kind, found in FAMILIES.items() for name in found}
     kept, found = read_all(RESULTS), {}
     for name in (name for name in recipes.names() if name.startswith("omniglot-5w1s-")):
         recipe = recipes.read(name)
-        learner = recipe.learner().eval()
+        learner, of = recipe.learner().eval(), "nothing trained"
         if any(p.requires_grad for p in learner.parameters()):
             if name not in kept or not kept[name].is_of(recipe):
                 print(f"{name} is left out: `kshot reproduce {name}` first", flush=True)
                 continue
             model = next((seed.model for seed in kept[name].seeds if seed.model), None)
-            learner = kshot.load(RESULTS / model if model else RUNS / f"{name}-seed0")
-        found[name.removeprefix("omniglot-5w1s-")] = (family[recipe.settings["learner"]["name"]], learner)
+            place = RESULTS / model if model else RUNS / f"{name}-seed0"
+            try:
+                learner, of = kshot.load(place), fingerprint(place)
+            except InputError as error:
+                print(f"{name} is left out: {error}", flush=True)
+                continue
+        found[name.removeprefix("omniglot-5w1s-")] = (family[recipe.settings["learner"]["name"]], of, learner)
     return found
 
 
-def steps_curve(learner: kshot.MetaLearner) -> list[Point] | None:
-    tasks = Omniglot("test", 5, 1, 15)
-    if len(learner.trajectory(tasks.sample(1, kshot.seeded(0))[0].support, 1)) == 1:
-        return None
-    return kshot.evaluate(learner, tasks, EPISODES, curve_steps=STEPS, curve_episodes=EPISODES).steps_curve
+def steps_curve(learner: kshot.MetaLearner) -> list[Point]:
+    found = kshot.evaluate(learner, OneShot(), EPISODES, curve_steps=STEPS, curve_episodes=EPISODES)
+    return found.steps_curve or []
 
 
-def points(curve: list[Point] | None) -> list[dict[str, float]]:
-    return [{"at": p.at, "accuracy": p.mean, "interval": p.interval} for p in curve or []]
+def points(curve: list[Point]) -> list[dict[str, float]]:
+    return [{"at": p.at, "accuracy": p.mean, "interval": p.interval} for p in curve]
+
+
+def measured() -> dict[str, dict[str, Any]]:
+    """The rows that are there already, of the same tasks."""
+    path = RESULTS / "learning-speed.json"
+    before = json.loads(path.read_text()) if path.is_file() else {"settings": {}, "rows": []}
+    return {row["learner"]: row for row in before["rows"]} if before["settings"] == SETTINGS else {}
 
 
 def main() -> None:
-    rows: list[dict[str, Any]] = []
-    for name, (family, learner) in learners().items():
-        steps = steps_curve(learner)
-        found = [kshot.evaluate(learner, Omniglot("test", 5, k, 5), EPISODES, curves=False) for k in SHOTS]
-        shots = [Point(k, e.mean, e.interval) for k, e in zip(SHOTS, found, strict=True)]
-        print(f"{name:20} " + "  ".join(f"{p.at}: {100 * p.mean:.1f}" for p in shots), flush=True)
-        rows.append({"learner": name, "family": family, "steps": points(steps), "shots": points(shots)})
-    print("written to", record("learning-speed", {"test tasks": EPISODES, "test seed": 0}, rows))
+    known, rows = measured(), []
+    for name, (family, of, learner) in learners().items():
+        row = known.get(name, {})
+        if row.get("of") != of:
+            found = [kshot.evaluate(learner, Omniglot("test", 5, k, QUERIES), EPISODES, curves=False) for k in SHOTS]
+            shots = [Point(k, e.mean, e.interval) for k, e in zip(SHOTS, found, strict=True)]
+            print(f"{name:20} " + "  ".join(f"{p.at}: {100 * p.mean:.1f}" for p in shots), flush=True)
+            row = {"learner": name, "family": family, "of": of, "transductive": found[0].transductive}
+            row |= {"steps": points(steps_curve(learner)), "shots": points(shots)}
+        rows.append(row)
+        record("learning-speed", SETTINGS, [*rows, *(known[n] for n in known if n not in {r["learner"] for r in rows})])
+    print("written to", record("learning-speed", SETTINGS, rows))
 
 
 if __name__ == "__main__":

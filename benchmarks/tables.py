@@ -287,11 +287,16 @@ def learning_speed(r: Result) -> str:
         return f"{100 * found['accuracy']:.1f}" if found else ""
 
     rows = [
-        (x["learner"], x["family"], *(at(x["steps"], s) for s in SOME_STEPS), *(at(x["shots"], k) for k in SOME_SHOTS))
+        (
+            x["learner"] + " \\*" * x["transductive"],
+            x["family"],
+            *(at(x["steps"], s) for s in SOME_STEPS),
+            *(at(x["shots"], k) for k in SOME_SHOTS),
+        )
         for x in sorted(r["rows"], key=lambda x: -x["shots"][0]["accuracy"])
     ]
     heads = ("learner", "family", *(counted(s) for s in SOME_STEPS), *(f"{k} shot{'s' * (k > 1)}" for k in SOME_SHOTS))
-    return table(heads, rows) + source(r)
+    return table(heads, rows) + "\n\n\\* transductive: the 25 queries of a task are predicted together." + source(r)
 
 
 TABLES: dict[str, Callable[[Result], str]] = {
@@ -471,7 +476,7 @@ def picture_of_learning_speed(r: Result) -> bytes:
                 ax.plot(
                     at, mean, color=colour, linewidth=1.4, linestyle="-" if row["family"] in colours else (0, (4, 2))
                 )
-                ends.append((mean[-1], row["learner"], colour, at[-1]))
+                ends.append((mean[-1], row["learner"] + " *" * row["transductive"], colour, at[-1]))
             spread_labels(ax, ends)
             ax.set_xticks(SOME_SHOTS if key == "shots" else SOME_STEPS)
 
