@@ -355,12 +355,12 @@ def omniglot(kept: dict[str, Kept]) -> str:
             missing.append(f"`{name}`")
             continue
         of = {row.name: row for row in paper.rows}
-        trained = (f"{len(ours.seeds)} of {paper.seeds}", f"{ours.minutes:.0f}" if ours.minutes else "–")
+        trained = (f"{len(ours.seeds)} of {paper.seeds}", ours.cost or "–")
         for how in dict.fromkeys(row.partition(", ")[2] for row in of):
             chosen = [of.get(f"{column}, {how}" if how else column) for column in OMNIGLOT]
             title = f"– {how}" if how else f"`{name}`" + " †" * older
             rows.append((title, *(our_figure(row, ours) for row in chosen), *(("", "") if how else trained)))
-            if any(row and row.published is not None for row in chosen):
+            if not how or any(row and row.published is not None for row in chosen):
                 rows.append((f"*{paper.source}*", *(its_figure(row, ours) for row in chosen), "", ""))
     note = (
         "\n\nOurs with its 95 % interval over test tasks; of several seeds the mean, and their standard deviation after ‖. Below "
@@ -369,7 +369,7 @@ def omniglot(kept: dict[str, Kept]) -> str:
     )
     if missing:
         note += f" Not measured yet: {', '.join(missing)}."
-    return table(("`kshot reproduce …`", *OMNIGLOT, "seeds", "minutes"), rows) + note
+    return table(("`kshot reproduce …`", *OMNIGLOT, "seeds", "minutes (budget)"), rows) + note
 
 
 def our_figure(row: Row | None, kept: Kept) -> str:

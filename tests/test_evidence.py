@@ -252,6 +252,11 @@ def test_more_test_tasks_are_measured_and_not_trained_for(place: Path) -> None:
     assert reproduce(place, "--again").count("as recorded") == 2
 
 
+def test_only_the_first_seed_can_be_measured_again(place: Path) -> None:
+    reproduce(place)
+    assert "asked for seed 1: leave --seed out" in reproduce(place, "--again", "--seed", "1", code=2)
+
+
 def test_two_ranks_train_both_seeds_and_one_writes(place: Path) -> None:
     words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "kshot", "reproduce"]
     words += [str(place / "moment.toml"), "--runs", str(place / "runs"), "--results", str(place / "results")]

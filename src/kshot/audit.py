@@ -104,7 +104,9 @@ def check_seed(seed: object) -> None:
 
 def _by(tasks: TaskSource) -> str:
     """Numbers are no names."""
-    return f"by {'name or by ' if any(_name(i) for i in identities(tasks)) else ''}the content of their first examples"
+    if any(_name(i) for i in identities(tasks)):
+        return "by name or by the content of their first examples"
+    return "by the content of their first examples alone: they have no names, and one in other drawings would not be known again"
 
 
 def _name(identity: str) -> str:

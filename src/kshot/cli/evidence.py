@@ -59,6 +59,10 @@ def reproduce(
         return
     chosen = recipes.read(recipe)
     if again:
+        if seed:
+            raise InputError(
+                f"--again measures the one learner that is kept, of seed 0, and was asked for seed {seed[0]}: leave --seed out"
+            )
         with Progress(console=err, transient=True) as bar:
             row = bar.add_task("measuring", total=chosen.episodes)
             found = measure_again(chosen.name, results, progress=lambda done, _: bar.update(row, completed=done))
@@ -135,12 +139,13 @@ def _compared(run: str, c: Comparison) -> Group:
 
 
 def _listed(names: Sequence[str], kept: dict[str, Kept], results: Path) -> Group:
-    """A block a recipe: its name by itself, so that it can be copied, what it took, and a line for each figure."""
+    """A block a recipe: its command by itself, so that it can be copied, what it took, and a line for each figure."""
     blocks: list[RenderableType] = []
     entries = {name: entry for name in [*names, *kept] if (entry := standing(name, kept.get(name))) is not None}
     widest = max((len(row.name) for paper, *_ in entries.values() for row in paper.rows), default=0)
     for name, (paper, found, older) in entries.items():
-        blocks.append(Text.assemble((name, "bold"), (OLDER * older, "yellow")))
+        command = found.command if found is not None else f"kshot reproduce {name}"
+        blocks.append(Text.assemble((command, "bold"), (OLDER * older, "yellow")))
         blocks.append(Padding(Text(_took(paper, found), style="dim"), (0, 0, 0, 2)))
         table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 0))
         for width in (widest, 12, 19, 6, 0):
@@ -157,10 +162,10 @@ def _listed(names: Sequence[str], kept: dict[str, Kept], results: Path) -> Group
 
 
 def _took(paper: Paper, kept: Kept | None) -> str:
-    """Source, seeds, minutes and date."""
+    """Source, minutes, seeds and date."""
     if kept is None or not kept.seeds:
-        return f"{paper.source}; about {paper.minutes:g} minutes a training, seeds: {paper.seeds}"
-    minutes = f"{kept.minutes:.0f} minutes a training, " if kept.minutes else ""
+        return f"{paper.source}; budget {paper.minutes:g} minutes a training, seeds: {paper.seeds}"
+    minutes = f"{kept.minutes:.0f} minutes a training, budget {paper.minutes:g}, " if kept.minutes else ""
     return f"{paper.source}; {minutes}seeds: {len(kept.seeds)} of {paper.seeds}, {kept.date}"
 
 

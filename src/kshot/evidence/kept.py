@@ -129,6 +129,11 @@ class Kept:
         return statistics.fmean(took) / 60 if took else None
 
     @property
+    def cost(self) -> str:
+        """'43 (30)': minutes that a training took, and that it may take."""
+        return f"{self.minutes:.0f} ({self.paper.minutes:g})" if self.minutes else ""
+
+    @property
     def date(self) -> str:
         return max((seed.date for seed in self.seeds), default="")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,25 @@ PEERS = ("torchopt", "higher", "easyfsl", "jax", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """kshot's, Python's, and those of torch and the peers that are installed."""
+    """kshot's, Python's, and those of torch and the peers that are installed; of a clone also its commit."""
     found = {d.name.lower(): d.version for d in distributions()}
     known = {"kshot": __version__, "python": platform.python_version(), "torch": torch.__version__}
+    if commit := _commit():
+        known["commit"] = commit
     return known | {peer: found[peer] for peer in PEERS if peer in found}
+
+
+def _commit() -> str:
+    """The last one that touched the source, and whether files were changed since; nothing where it is no clone."""
+    source = ["git", "-C", str(Path(__file__).parents[1])]
+    try:
+        last, changed = (
+            subprocess.run([*source, *words, "--", "."], capture_output=True, text=True, timeout=10, check=True).stdout
+            for words in (("log", "-1", "--format=%h"), ("status", "--porcelain"))
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return last.strip() + (" and changes" if last and changed else "")
 
 
 def machine() -> dict[str, Any]:

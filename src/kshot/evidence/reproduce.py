@@ -49,7 +49,7 @@ def reproduce(
                 continue
             one, run = recipe.changed(f"training.seed={seed}"), folder / f"{recipe.name}-seed{seed}"
             if ranks.first:
-                say(f"seed {seed}: training into {run}, about {paper.minutes:g} minutes on two cores")
+                say(f"seed {seed}: training into {run}, budget {paper.minutes:g} minutes on two cores")
             runs.train(one, run)
             if ranks.first:
                 found = _measured(one, paper, seed, run, results, say)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kshot import atomic, training
+from kshot.audit import refuse_known
 from kshot.recipes import Recipe, read, to_toml
 from kshot.training import checkpoint
 from kshot.training.distributed import process_group
-from kshot.types import InputError
+from kshot.types import InputError, identities
 
 RECIPE = "recipe.toml"
 
@@ -29,6 +30,7 @@ def train(recipe: Recipe, folder: Path, *, tensorboard: bool = False) -> Done:
         start = time.perf_counter()
         learner, tasks, val = recipe.learner(), recipe.tasks("train"), recipe.validation()
         text = to_toml(recipe.settings)
+        refuse_known(identities(tasks), recipe.tasks("test"), "the recipe trains on")  # now, and not after hours
         if ranks.first and not (folder / checkpoint.LAST).is_file():
             atomic.write(folder / RECIPE, text)
         if not any(p.requires_grad for p in learner.parameters()):
