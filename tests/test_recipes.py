@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 import kshot
 from kshot import recipes
 from kshot.cli import app
+from kshot.learners import LEARNERS
+from kshot.settings import arguments
 from kshot.tasks import draw_glyphs
 from kshot.tasks.images import write_folder
 
@@ -120,3 +122,31 @@ def test_list_and_every_help_page() -> None:
         assert name in listed
     for command in ("train", "evaluate", "adapt", "report", "list", "demo"):
         assert len(kshot_command(command, "--help").splitlines()) > 5
+
+
+# What depends on the problem; every other argument of a learner is what it is by default.
+OF_THE_PROBLEM = {
+    "model",
+    "encoder",
+    "relation",
+    "rule",
+    "batch_norm",
+    "steps",
+    "eval_steps",
+    "minibatches",
+    "lr",
+    "classes",
+}
+ALSO = {
+    "omniglot-5w1s-metalstm": {"adapted"},  # the head alone: the paper's learner of all weights costs ten times as much
+    "omniglot-5w1s-nearest-centroid": {"distance"},  # of pixels, whose lengths are ink
+    "omniglot-5w1s-best": {"rounds", "eval_rounds"},
+}
+
+
+@pytest.mark.parametrize("name", [name for name in recipes.names() if name.startswith("omniglot")])
+def test_a_learner_on_omniglot_is_the_library_s_by_default(name: str) -> None:
+    learner = recipes.read(name).settings["learner"]
+    by_default = {key: argument.default for key, argument in arguments(LEARNERS[learner["name"]]).items()}
+    changed = {key for key, value in learner.items() if key != "name" and value != by_default[key]}
+    assert changed <= OF_THE_PROBLEM | ALSO.get(name, set())
