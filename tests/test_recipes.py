@@ -47,7 +47,7 @@ def test_the_recipes_that_were_promised_are_there() -> None:
 @pytest.mark.parametrize("name", recipes.names())
 def test_a_recipe_trains_evaluates_and_reports(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     changes = ["tasks.classes=60"] if name.startswith("glyphs") else []
-    if name.startswith(("omniglot", "intents")):
+    if name.startswith(("omniglot", "intents", "parkinsons")):
         request.getfixturevalue("kshot_data")
     kshot_command("train", name, *settings(*changes), "--out", tmp_path)
     assert recipes.read(tmp_path / "recipe.toml").settings == recipes.read(name, [*SMALL, *changes]).settings
