@@ -129,9 +129,14 @@ def navigation(r: Result) -> str:
 
 
 def parkinsons(r: Result) -> str:
-    shown = {(x["learner"].partition(",")[0], x["day"]): f"{x['mse']:.2f} ± {x['interval']:.2f}" for x in r["rows"]}
-    rows = [(name, shown[name, True], shown[name, False]) for name in dict.fromkeys(name for name, _ in shown)]
-    return table(("squared error", "with the day", "from the voice alone"), rows) + source(r)
+    def cells(x: Result) -> tuple[str, str]:
+        gap = "" if x["learner"].startswith("RidgeNet") else f"{x['more than RidgeNet']:+.2f} ± {x['gap, interval']:.2f}"
+        return f"{x['mse']:.2f} ± {x['interval']:.2f}", gap.replace("-", "−")
+
+    shown = {(x["learner"].partition(",")[0], x["day"]): cells(x) for x in r["rows"]}
+    rows = [(name, *shown[name, True], *shown[name, False]) for name in dict.fromkeys(name for name, _ in shown)]
+    heads = ("squared error", "with the day", "more than RidgeNet, paired", "from the voice alone", "more, paired")
+    return table(heads, rows) + source(r)
 
 
 def intents(r: Result) -> str:

@@ -34,7 +34,10 @@ class Row:
 
     def less(self, mean: float) -> str:
         """How far a figure is above the paper's, below with a minus; nothing where the paper has none."""
-        return "" if self.published is None else f"{mean - self.published:+.2f}".replace("-", "−")
+        if self.published is None:
+            return ""
+        gap = f"{mean - self.published:+.2f}"
+        return "0.00" if float(gap) == 0 else gap.replace("-", "−")
 
 
 @dataclass(frozen=True)
