@@ -7,12 +7,17 @@ A page holds a pair of comments for each table, <!-- table: NAME --> and <!-- en
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from kshot import atomic, recipes
 from kshot.evidence import Kept, reached, read_all, standing
@@ -130,7 +135,9 @@ def navigation(r: Result) -> str:
 
 def parkinsons(r: Result) -> str:
     def cells(x: Result) -> tuple[str, str]:
-        gap = "" if x["learner"].startswith("RidgeNet") else f"{x['more than RidgeNet']:+.2f} ± {x['gap, interval']:.2f}"
+        gap = (
+            "" if x["learner"].startswith("RidgeNet") else f"{x['more than RidgeNet']:+.2f} ± {x['gap, interval']:.2f}"
+        )
         return f"{x['mse']:.2f} ± {x['interval']:.2f}", gap.replace("-", "−")
 
     shown = {(x["learner"].partition(",")[0], x["day"]): cells(x) for x in r["rows"]}
@@ -500,12 +507,30 @@ def spread_labels(ax: Any, ends: list[tuple[float, str, str, float]]) -> None:
         last = place
 
 
+PICTURES: dict[str, Callable[[Result], bytes]] = {
+    "meta-step": picture_of_meta_step,
+    "learning-speed": picture_of_learning_speed,
+}
+
+
+def digest(result: Result) -> str:
+    """What a picture keeps of the rows that it was drawn from."""
+    return hashlib.blake2b(json.dumps(result["rows"]).encode(), digest_size=12).hexdigest()
+
+
+def stamped(picture: bytes, result: Result) -> bytes:
+    kept, known = io.BytesIO(), PngInfo()
+    known.add_text("rows", digest(result))
+    Image.open(io.BytesIO(picture)).save(kept, "PNG", pnginfo=known, optimize=True)
+    return kept.getvalue()
+
+
 def main() -> None:
     if "--check" not in sys.argv:
-        result = json.loads((ROOT / "results" / "meta-step.json").read_text())
-        atomic.write(ROOT / "docs" / "meta-step.png", picture_of_meta_step(result))
-        if (speed := ROOT / "results" / "learning-speed.json").is_file():
-            atomic.write(ROOT / "docs" / "learning-speed.png", picture_of_learning_speed(json.loads(speed.read_text())))
+        for name, draw in PICTURES.items():
+            if (path := ROOT / "results" / f"{name}.json").is_file():
+                result = json.loads(path.read_text())
+                atomic.write(ROOT / "docs" / f"{name}.png", stamped(draw(result), result))
     for page in PAGES:
         before = page.read_text()
         after = filled(before)

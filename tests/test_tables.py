@@ -6,6 +6,8 @@ import importlib.util
 import json
 from pathlib import Path
 
+from PIL import Image
+
 ROOT = Path(__file__).parent.parent
 spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
 assert spec is not None
@@ -27,6 +29,13 @@ def test_a_changed_result_would_be_noticed() -> None:
     number = json.loads((ROOT / "results" / "sinusoid.json").read_text())["rows"][1]["mse"]
     assert f"{number:.3f}" in page
     assert tables.filled(page.replace(f"{number:.3f}", "0.001")) == page
+
+
+def test_the_pictures_are_drawn_from_the_results() -> None:
+    for name in tables.PICTURES:
+        if (result := ROOT / "results" / f"{name}.json").is_file():
+            with Image.open(ROOT / "docs" / f"{name}.png") as picture:
+                assert picture.text["rows"] == tables.digest(json.loads(result.read_text())), "run `make tables`"
 
 
 def test_every_result_that_has_a_target_met_it() -> None:
