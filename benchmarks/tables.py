@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import re
 import sys
@@ -288,6 +289,31 @@ def flat_memory(r: Result) -> str:
 def sampling(r: Result) -> str:
     rows = [(x["queries"], x["tasks_at_once"], f"{x['median']:,}") for x in r["rows"]]
     return table(("queries a class", "tasks at once", "tasks a second"), rows) + source(r)
+
+
+def choices(r: Result) -> str:
+    """By recipe, the shorter trainings first."""
+    rows = [
+        (
+            f"`{x['recipe']}`" if x is first else "",
+            f"{x['steps']:,}",
+            ", ".join(f"`{change}`" for change in x["changes"] if not change.startswith("training.steps="))
+            or "as it is",
+            percent({"accuracy": x["mean"], "interval": x["interval"]}) + " %"
+            if x["metric"] == "accuracy"
+            else f"{x['mean']:.3f} ± {x['interval']:.3f}",
+        )
+        for lines in by_recipe(r["rows"])
+        for first in lines[:1]
+        for x in lines
+    ]
+    every = {**r, "command": "python benchmarks/choices.py RECIPE --set …"}
+    return table(("recipe", "steps", "changed", "on validation tasks"), rows) + source(every)
+
+
+def by_recipe(rows: Sequence[Result]) -> list[list[Result]]:
+    ordered = sorted(rows, key=lambda x: (x["recipe"], x["steps"], len(x["changes"]), x["changes"]))
+    return [list(lines) for _, lines in itertools.groupby(ordered, lambda x: x["recipe"])]
 
 
 SOME_STEPS, SOME_SHOTS = (0, 1, 5, 20), (1, 2, 5, 10, 15)
