@@ -2,10 +2,10 @@
 
     KSHOT_DATA=... python benchmarks/choices.py omniglot-5w1s-maml --set training.steps=4000 --set learner.rule.lr=1.0
 
-Each call adds a line to results/choices.json, in place of one with the same changes. A source with splits is trained on 'train'
-and measured on 'val'; tasks without classes, such as sinusoids, are measured with another seed than the test's. The runs are kept
-in runs/choices/, so that two can be compared on the same tasks: kshot compare RUN RUN --set tasks.test.split=val. Interrupted, it
-goes on.
+Each call adds lines to results/choices.json, one for each figure of the recipe's [paper] section, in place of those with the same
+changes. A source with splits is trained on 'train' and measured on 'val'; tasks without classes, such as sinusoids, are measured
+with another seed than the test's. The runs are kept in runs/choices/, so that two can be compared on the same tasks:
+kshot compare RUN RUN --set tasks.test.split=val. Interrupted, it goes on.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from evidence import RESULTS, record
 import kshot
 from kshot import recipes
 from kshot.recipes import runs
+from kshot.recipes.paper import Row
 from kshot.settings import arguments
 from kshot.training.progress import METRICS, read_metrics
 
@@ -39,29 +40,24 @@ def main() -> None:
     run = Path("runs") / "choices" / label
 
     runs.train(recipe, run)
-    tasks = recipe.tasks("test", {"split": "val"} if split else None)
-    found = kshot.evaluate(kshot.load(run), tasks, recipe.episodes, OTHER_SEED, curves=False)
     minutes = max(line.get("seconds", 0) for line in read_metrics(run / METRICS)) / 60
-    row = {
-        "recipe": plain.name,
-        "changes": given.changes,
-        "steps": recipe.training["steps"],
-        "minutes": round(minutes, 1),
-        "metric": found.metric,
-        "mean": found.mean,
-        "interval": found.interval,
-        "date": time.strftime("%Y-%m-%d"),
-    }
-    print(f"{label}: {found}")
-    print("written to", record("choices", {"test seed": OTHER_SEED}, [*others(row), row]))
+    trained = {"recipe": plain.name, "changes": given.changes, "steps": recipe.training["steps"]}
+    rows = []
+    for row in recipe.paper.rows if recipe.paper else (Row(""),):
+        tasks = recipe.tasks("test", {**row.test, **({"split": "val"} if split else {})})
+        learner = kshot.load(run, **row.learner)
+        found = kshot.evaluate(learner, tasks, recipe.episodes, OTHER_SEED, curves=False)
+        print(f"{label}: {row.name}: {found}", flush=True)
+        figure = {"figure": row.name, "metric": found.metric, "mean": found.mean, "interval": found.interval}
+        rows.append({**trained, "minutes": round(minutes, 1), **figure, "date": time.strftime("%Y-%m-%d")})
+    print("written to", record("choices", {"test seed": OTHER_SEED}, [*others(trained), *rows]))
 
 
-def others(row: dict[str, Any]) -> list[dict[str, Any]]:
+def others(trained: dict[str, Any]) -> list[dict[str, Any]]:
     """The lines that stay."""
     path = RESULTS / "choices.json"
     before = json.loads(path.read_text())["rows"] if path.is_file() else []
-    same = ("recipe", "changes")
-    return [known for known in before if any(known[key] != row[key] for key in same)]
+    return [known for known in before if any(known[key] != value for key, value in trained.items())]
 
 
 if __name__ == "__main__":

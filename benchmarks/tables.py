@@ -292,10 +292,11 @@ def sampling(r: Result) -> str:
 
 
 def choices(r: Result) -> str:
-    """By recipe, the shorter trainings first."""
+    """By recipe and figure, the shorter trainings first."""
     rows = [
         (
             f"`{x['recipe']}`" if x is first else "",
+            x["figure"],
             f"{x['steps']:,}",
             ", ".join(f"`{change}`" for change in x["changes"] if not change.startswith("training.steps="))
             or "as it is",
@@ -308,11 +309,11 @@ def choices(r: Result) -> str:
         for x in lines
     ]
     every = {**r, "command": "python benchmarks/choices.py RECIPE --set …"}
-    return table(("recipe", "steps", "changed", "on validation tasks"), rows) + source(every)
+    return table(("recipe", "figure", "steps", "changed", "on validation tasks"), rows) + source(every)
 
 
 def by_recipe(rows: Sequence[Result]) -> list[list[Result]]:
-    ordered = sorted(rows, key=lambda x: (x["recipe"], x["steps"], len(x["changes"]), x["changes"]))
+    ordered = sorted(rows, key=lambda x: (x["recipe"], x["figure"], x["steps"], len(x["changes"]), x["changes"]))
     return [list(lines) for _, lines in itertools.groupby(ordered, lambda x: x["recipe"])]
 
 
