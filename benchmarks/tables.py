@@ -357,6 +357,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "hypergradient-memory-gpu": hypergradient_memory,
     "flat-memory": flat_memory,
     "sampling": sampling,
+    "choices": choices,
 }
 
 
