@@ -361,6 +361,15 @@ def test_the_interval_is_over_patients_where_many_tasks_are_of_one() -> None:
         kshot.evaluate(Zero(nn.Identity(), loss="mse"), tasks.only([0]), 600)
 
 
+def test_a_training_may_be_validated_on_one_patient() -> None:
+    """Its mean chooses the best; nobody reads its interval."""
+    groups = torch.arange(5).repeat_interleave(40)
+    tasks = Groups(torch.randn(200, 1), torch.randn(200), groups, shots=5, queries=5)
+    learner = kshot.RidgeNet(MLP(1, (4,)), loss="mse")
+    options = {"steps": 2, "meta_batch": 2, "validate_every": 1, "validate_episodes": 4, "progress": False}
+    kshot.fit(learner, tasks.only([0, 1, 2, 3]), validate=tasks.only([4]), **options)
+
+
 def test_the_quantiles_of_student() -> None:
     """Against a printed table."""
     known = {1: 12.706, 4: 2.776, 9: 2.262, 10: 2.228, 14: 2.145, 30: 2.042, 59: 2.001, 120: 1.980, 999: 1.962}

@@ -106,7 +106,7 @@ def _by(tasks: TaskSource) -> str:
     """Numbers are no names."""
     if any(_name(i) for i in identities(tasks)):
         return "by name or by the content of their first examples"
-    return "by the content of their first examples alone: they have no names, and one in other drawings would not be known again"
+    return "by the content of their first examples alone: they have no names, and one in other examples would not be known again"
 
 
 def _name(identity: str) -> str:

@@ -68,7 +68,7 @@ class Evaluation:
     curve_episodes: int = 0  # tasks of the curves, the first of those of the mean; 0 without curves
     groups: list[int] = field(
         default_factory=list
-    )  # of each task, where those of one are alike: the interval is over them
+    )  # of each task, where those of one are alike: what the interval is over
 
     @property
     def over(self) -> str:
@@ -184,6 +184,8 @@ def evaluate(
     seed, episodes = operator.index(seed), operator.index(episodes)
     with _measuring(learner, seed):
         audit = before_evaluation(learner, tasks, seed, allow_seen, _device(learner))
+    if len(set(_groups(tasks, episodes, seed))) == 1:
+        raise InputError(f"all {episodes} test tasks are of one group: an interval needs at least 2, give others too")
     found = measure(
         learner, tasks, episodes, seed,
         curves=curves, curve_steps=curve_steps, curve_episodes=curve_episodes, progress=progress,
@@ -327,9 +329,7 @@ def _embedding_once(learner: MetaLearner, tasks: TaskSource, seed: int) -> tuple
         draw(once, TASKS_AT_ONCE, stream(seed, 0))  # embedded in other company than in a task alone
         same = _one(twin, once, seed)
         found = twin.predict(twin.adapt(same.support), same.query.x).to(wanted)
-    except (
-        Exception
-    ):  # a learner of the user's may use its encoder as it likes: the plain way says what is wrong, if any
+    except Exception:  # a learner may use its encoder as it likes, and the plain way says what is wrong, if anything
         return learner, tasks
     agree = torch.allclose(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
     return (twin, once) if agree else (learner, tasks)
@@ -364,8 +364,6 @@ def _groups(tasks: TaskSource, episodes: int, seed: int) -> list[int]:
         return []
     found = [drawn(TASKS_AT_ONCE, stream(seed, i)) for i in range(math.ceil(episodes / TASKS_AT_ONCE))]
     groups: list[int] = torch.cat(found)[:episodes].tolist()
-    if len(set(groups)) < 2:
-        raise InputError(f"all {episodes} test tasks are of one group: an interval needs at least 2, give others too")
     return groups
 
 
