@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import kshot
 from kshot import Batch, InputError, MetaLearner, Task
-from kshot.evaluation import Evaluation, _embedding_once, score
+from kshot.evaluation import Evaluation, score
+from kshot.evaluation.once import embedding_once
 from kshot.intervals import mean_interval, student
 from kshot.learner import mse_loss
 from kshot.models import MLP, Conv4, ConvRelation
@@ -257,7 +258,7 @@ def test_each_image_is_embedded_once_and_the_answers_are_the_same(name: str) -> 
     of_both = zip(found.shots_curve, beside.shots_curve, strict=False)
     assert all(a == b for a, b in of_both)
     with torch.no_grad():
-        twin, tasks = _embedding_once(once.eval(), glyphs, 0)
+        twin, tasks = embedding_once(once.eval(), glyphs, 0)
         assert twin is not once
         once.encoder.seen = 0
         for i in range(50):
@@ -311,8 +312,8 @@ def test_what_hangs_on_its_batch_is_not_embedded_alone() -> None:
     learners += [Deep(small_encoder()), alone]
     with torch.no_grad():
         for learner, tasks in zip(learners, (plain, plain, plain, plain, warped), strict=True):
-            assert _embedding_once(learner.eval(), tasks, 0) == (learner, tasks)
-        assert _embedding_once(alone, plain, 0)[1] is not plain
+            assert embedding_once(learner.eval(), tasks, 0) == (learner, tasks)
+        assert embedding_once(alone, plain, 0)[1] is not plain
 
 
 @pytest.mark.parametrize("learner", [Doubling, Direct, Deep])

@@ -1,159 +1,26 @@
-"""How well a learner learns: accuracy or error with a 95 % interval, calibration, adaptation curves, time to adapt."""
+"""Measuring a learner: accuracy or error with a 95 % interval, calibration, adaptation curves, time to adapt."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 import operator
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from kshot.audit import ENOUGH, before_evaluation, check_seed
-from kshot.functional import call, uses_batch_statistics
+from kshot.audit import before_evaluation, check_seed
+from kshot.evaluation.found import Calibration, Evaluation, Point
+from kshot.evaluation.once import embedding_once
+from kshot.evaluation.protocol import SHOTS, TASKS_AT_ONCE, device_of, fingerprint_of, first_task, stream
 from kshot.intervals import mean_interval
 from kshot.learner import MetaLearner, check_learner
-from kshot.learners.embedding import EmbeddingLearner
-from kshot.tasks.episodes import Episodes
-from kshot.types import Batch, InputError, Task, TaskSource, check_task, draw, seeded
+from kshot.types import Batch, InputError, Task, TaskSource, check_task, draw
 from kshot.vectorize import Way, choose, pieces
-
-TESTED = 0x7E57
-MOST_EMBEDDED = 1 << 30  # bytes of embedded examples that are kept
-TASKS_AT_ONCE = 20  # part of the protocol: the tasks of an evaluation depend on its seed alone
-SHOTS = (1, 2, 3, 5, 10, 20)
-HIGHER_IS_BETTER = ("accuracy", "return")  # of the metrics; of others lower is
-
-
-@dataclass(frozen=True)
-class Point:
-    """One place on a curve: at `at` steps or shots, the metric and the half-width of its 95 % interval."""
-
-    at: int
-    mean: float
-    interval: float
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Of a classifier's confidence. ece: expected calibration error; bins: (mean confidence, accuracy, share of queries)."""
-
-    ece: float
-    bins: list[tuple[float, float, float]]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """metric: 'accuracy' (share of the queries that are right), 'mse', or 'return'; mean ± interval over tasks, 95 %."""
-
-    metric: str
-    mean: float
-    interval: float
-    values: list[float]
-    episodes: int
-    seed: int
-    transductive: bool
-    adapt_ms: float
-    calibration: Calibration | None = None
-    steps_curve: list[Point] | None = None
-    shots_curve: list[Point] | None = None
-    audit: list[str] = field(default_factory=list)  # what was checked before, in sentences
-    tasks: str = ""  # a fingerprint of the first of them
-    curve_episodes: int = 0  # tasks of the curves, the first of those of the mean; 0 without curves
-    groups: list[int] = field(
-        default_factory=list
-    )  # of each task, where those of one are alike: what the interval is over
-
-    @property
-    def over(self) -> str:
-        """What the interval is over, in words."""
-        return over(self.episodes, len(set(self.groups)))
-
-    @property
-    def few(self) -> bool:
-        """Whether papers average over more tasks."""
-        return self.episodes < ENOUGH
-
-    def __str__(self) -> str:
-        scale, unit = (100, " %") if self.metric == "accuracy" else (1, "")
-        note = (", fewer than papers use" if self.few else "") + (", transductive" if self.transductive else "")
-        return (
-            f"{self.metric} {scale * self.mean:.4g}{unit} ± {scale * self.interval:.2g} "
-            f"(95 % interval over {self.over}{note})"
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @staticmethod
-    def from_dict(kept: dict[str, Any]) -> Evaluation:
-        """The inverse of to_dict, also after a trip through JSON."""
-        calibration = kept["calibration"]
-        curves = {name: kept[name] and [Point(**p) for p in kept[name]] for name in ("steps_curve", "shots_curve")}
-        if calibration is not None:
-            calibration = Calibration(calibration["ece"], [(b[0], b[1], b[2]) for b in calibration["bins"]])
-        return Evaluation(**{**kept, "calibration": calibration, **curves})
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Of two learners on the very same tasks: the mean of the differences, with the 95 % interval of that mean."""
-
-    metric: str
-    mean: float
-    interval: float
-    episodes: int
-    groups: int = 0  # that the tasks are of, where those of one group are alike
-
-    @property
-    def shown(self) -> bool:
-        """Whether there is one: the interval leaves out zero."""
-        return abs(self.mean) > self.interval
-
-    @property
-    def verdict(self) -> str:
-        """In words."""
-        if not math.isfinite(self.mean):
-            return "one of the two diverges"
-        if not self.shown:
-            return "no difference shown"
-        return "better" if (self.mean > 0) == (self.metric in HIGHER_IS_BETTER) else "worse"
-
-    def __str__(self) -> str:
-        scale, unit = (100, " %") if self.metric == "accuracy" else (1, "")
-        paired = f"paired over {over(self.episodes, self.groups)}"
-        return f"{scale * self.mean:+.4g}{unit} ± {scale * self.interval:.2g} ({paired}): {self.verdict}"
-
-
-def over(episodes: int, groups: int) -> str:
-    """What an interval is over, in words."""
-    return f"{groups:,} groups, {episodes:,} tasks of them" if groups else f"{episodes:,} tasks"
-
-
-def compare(one: Evaluation, other: Evaluation) -> Difference:
-    """one − other, task by task: 'A beats B' means that this is better than its interval is wide.
-
-    The interval is over test tasks. That another training would come out alike is for several seeds to show.
-    """
-    for name in ("metric", "episodes", "seed", "tasks"):
-        a, b = getattr(one, name), getattr(other, name)
-        if a != b or a == "":
-            what = "the tasks are others" if name == "tasks" else f"{name} is {a!r} and {b!r}"
-            raise InputError(
-                f"these evaluations cannot be paired, {what}: evaluate both on the same tasks, with the same seed"
-            )
-    return Difference(
-        one.metric,
-        *mean_interval([a - b for a, b in zip(one.values, other.values, strict=True)], one.groups),
-        one.episodes,
-        len(set(one.groups)),
-    )
 
 
 def evaluate(
@@ -183,7 +50,7 @@ def evaluate(
     _check_episodes(episodes)
     seed, episodes = operator.index(seed), operator.index(episodes)
     with _measuring(learner, seed):
-        audit = before_evaluation(learner, tasks, seed, allow_seen, _device(learner))
+        audit = before_evaluation(learner, tasks, seed, allow_seen, device_of(learner))
     if len(set(_groups(tasks, episodes, seed))) == 1:
         raise InputError(f"all {episodes} test tasks are of one group: an interval needs at least 2, give others too")
     found = measure(
@@ -214,7 +81,7 @@ def measure(
     steps = max(10, _steps_taken(learner)) if curve_steps is None else curve_steps
     with _measuring(learner, seed):
         found = _evaluate(learner, tasks, episodes, seed, curves, steps, min(curve_episodes, episodes), progress)
-        return replace(found, tasks=_fingerprint(tasks, seed))
+        return replace(found, tasks=fingerprint_of(tasks, seed))
 
 
 @contextmanager
@@ -240,8 +107,8 @@ def _evaluate(
     curve_episodes: int,
     progress: Callable[[int, int], None] | None,
 ) -> Evaluation:
-    transductive, adapt_ms = learner.transductive, _adapt_ms(learner, _one(learner, tasks, seed).support)
-    learner, tasks = _embedding_once(learner, tasks, seed)  # the same outputs, sooner
+    transductive, adapt_ms = learner.transductive, _adapt_ms(learner, first_task(learner, tasks, seed).support)
+    learner, tasks = embedding_once(learner, tasks, seed)  # the same outputs, sooner
 
     def outputs(task: Task) -> Tensor:
         return learner.predict(learner.adapt(task.support), task.query.x)
@@ -250,8 +117,8 @@ def _evaluate(
         return torch.stack([learner.predict(f, task.query.x) for f in learner.trajectory(task.support, curve_steps)])
 
     # Settled once, for the curves too: measuring costs more than a few tasks in the slower way.
-    way = choose(learner, draw(tasks, TASKS_AT_ONCE, stream(seed, 0)).to(_device(learner)), function=outputs)
-    by_steps = curves and len(learner.trajectory(_one(learner, tasks, seed).support, 1)) > 1
+    way = choose(learner, draw(tasks, TASKS_AT_ONCE, stream(seed, 0)).to(device_of(learner)), function=outputs)
+    by_steps = curves and len(learner.trajectory(first_task(learner, tasks, seed).support, 1)) > 1
     by_shots = _at_shots(tasks) if curves else []
     groups = _groups(tasks, episodes, seed)
     done, total = 0, episodes + curve_episodes * (by_steps + len(by_shots))
@@ -302,44 +169,11 @@ def _evaluate(
     )
 
 
-def _embedding_once(learner: MetaLearner, tasks: TaskSource, seed: int) -> tuple[MetaLearner, TaskSource]:
-    """A learner and tasks with the same outputs, for which each example is embedded once, in however many tasks it is.
-
-    Not where one task, tried both ways, says otherwise: an encoder may compare the examples of a batch.
-    """
-    if not isinstance(learner, EmbeddingLearner) or learner.encoder is None:
-        return learner, tasks
-    if type(tasks) is not Episodes or tasks.warp or tasks.warp_classes:  # others may make their examples anew
-        return learner, tasks
-    encoder, by, device = learner.encoder, learner.statistics, _device(learner)
-    if uses_batch_statistics(encoder, by):
-        return learner, tasks
-
-    def encoded(x: Tensor) -> Tensor:
-        return call(encoder, {}, x.to(device), by)
-
-    try:
-        one = _one(learner, tasks, seed)
-        wanted = learner.predict(learner.adapt(one.support), one.query.x)
-        like = encoded(one.support.x)
-        if len(tasks.storage) * like[0].numel() * like.element_size() > MOST_EMBEDDED:
-            return learner, tasks
-        once = tasks.embedded(encoded)
-        twin = learner.of_embedded()
-        draw(once, TASKS_AT_ONCE, stream(seed, 0))  # embedded in other company than in a task alone
-        same = _one(twin, once, seed)
-        found = twin.predict(twin.adapt(same.support), same.query.x).to(wanted)
-    except Exception:  # a learner may use its encoder as it likes, and the plain way says what is wrong, if anything
-        return learner, tasks
-    agree = torch.allclose(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
-    return (twin, once) if agree else (learner, tasks)
-
-
 def _outputs(
     learner: MetaLearner, tasks: TaskSource, function: Callable[[Task], Tensor], episodes: int, seed: int, way: Way
 ) -> Iterator[tuple[Task, Tensor]]:
     """Batches of tasks, and the function of each task stacked."""
-    device = _device(learner)
+    device = device_of(learner)
     together = 1 if getattr(tasks, "varies", False) else TASKS_AT_ONCE  # an interval needs independent tasks
     for i, start in enumerate(range(0, episodes, together)):
         part = slice(0, min(together, episodes - start))
@@ -410,32 +244,3 @@ def _steps_taken(learner: MetaLearner) -> int:
     """In eval mode; 0 for a learner that does not learn in steps."""
     found = (getattr(learner, name, None) for name in ("eval_steps", "steps"))
     return next((steps for steps in found if isinstance(steps, int)), 0)
-
-
-def _one(learner: MetaLearner, tasks: TaskSource, seed: int) -> Task:
-    return draw(tasks, 1, stream(seed, 0), slice(0, 1)).to(_device(learner))[0]
-
-
-def stream(seed: int, i: int) -> torch.Generator:
-    """Of the i-th batch of tasks: none that a training of any seed meets, where there are no classes to keep apart."""
-    return seeded(seed, i, TESTED)
-
-
-def fingerprint(*parts: object) -> str:
-    """Of tensors, by their values, and of anything else, by how it is written."""
-    found = hashlib.blake2b(digest_size=12)
-    for part in parts:
-        found.update(str((part.shape, part.dtype) if isinstance(part, Tensor) else part).encode())
-        if isinstance(part, Tensor):
-            found.update(part.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
-
-
-def _fingerprint(tasks: TaskSource, seed: int) -> str:
-    first = draw(tasks, TASKS_AT_ONCE, stream(seed, 0))
-    s, q = first.support, first.query
-    return fingerprint(s.x, s.y, q.x, q.y, s.ways)
-
-
-def _device(learner: MetaLearner) -> torch.device:
-    return next((p.device for p in learner.parameters()), torch.device("cpu"))

@@ -1,0 +1,137 @@
+"""What an evaluation found, and the difference between two."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from kshot.audit import ENOUGH
+from kshot.intervals import mean_interval
+from kshot.types import InputError
+
+HIGHER_IS_BETTER = ("accuracy", "return")  # of the metrics; of others lower is
+
+
+@dataclass(frozen=True)
+class Point:
+    """One place on a curve: at `at` steps or shots, the metric and the half-width of its 95 % interval."""
+
+    at: int
+    mean: float
+    interval: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Of a classifier's confidence. ece: expected calibration error; bins: (mean confidence, accuracy, share of queries)."""
+
+    ece: float
+    bins: list[tuple[float, float, float]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """metric: 'accuracy' (share of the queries that are right), 'mse', or 'return'; mean ± interval over tasks, 95 %."""
+
+    metric: str
+    mean: float
+    interval: float
+    values: list[float]
+    episodes: int
+    seed: int
+    transductive: bool
+    adapt_ms: float
+    calibration: Calibration | None = None
+    steps_curve: list[Point] | None = None
+    shots_curve: list[Point] | None = None
+    audit: list[str] = field(default_factory=list)  # what was checked before, in sentences
+    tasks: str = ""  # a fingerprint of the first of them
+    curve_episodes: int = 0  # tasks of the curves, the first of those of the mean; 0 without curves
+    # Of each task, where those of one group are alike: what the interval is over.
+    groups: list[int] = field(default_factory=list)
+
+    @property
+    def over(self) -> str:
+        """What the interval is over, in words."""
+        return over(self.episodes, len(set(self.groups)))
+
+    @property
+    def few(self) -> bool:
+        """Whether papers average over more tasks."""
+        return self.episodes < ENOUGH
+
+    def __str__(self) -> str:
+        scale, unit = (100, " %") if self.metric == "accuracy" else (1, "")
+        note = (", fewer than papers use" if self.few else "") + (", transductive" if self.transductive else "")
+        return (
+            f"{self.metric} {scale * self.mean:.4g}{unit} ± {scale * self.interval:.2g} "
+            f"(95 % interval over {self.over}{note})"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(kept: dict[str, Any]) -> Evaluation:
+        """The inverse of to_dict, also after a trip through JSON."""
+        calibration = kept["calibration"]
+        curves = {name: kept[name] and [Point(**p) for p in kept[name]] for name in ("steps_curve", "shots_curve")}
+        if calibration is not None:
+            calibration = Calibration(calibration["ece"], [(b[0], b[1], b[2]) for b in calibration["bins"]])
+        return Evaluation(**{**kept, "calibration": calibration, **curves})
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of two learners on the very same tasks: the mean of the differences, with the 95 % interval of that mean."""
+
+    metric: str
+    mean: float
+    interval: float
+    episodes: int
+    groups: int = 0  # that the tasks are of, where those of one group are alike
+
+    @property
+    def shown(self) -> bool:
+        """Whether there is one: the interval leaves out zero."""
+        return abs(self.mean) > self.interval
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if not math.isfinite(self.mean):
+            return "one of the two diverges"
+        if not self.shown:
+            return "no difference shown"
+        return "better" if (self.mean > 0) == (self.metric in HIGHER_IS_BETTER) else "worse"
+
+    def __str__(self) -> str:
+        scale, unit = (100, " %") if self.metric == "accuracy" else (1, "")
+        paired = f"paired over {over(self.episodes, self.groups)}"
+        return f"{scale * self.mean:+.4g}{unit} ± {scale * self.interval:.2g} ({paired}): {self.verdict}"
+
+
+def over(episodes: int, groups: int) -> str:
+    """What an interval is over, in words."""
+    return f"{groups:,} groups, {episodes:,} tasks of them" if groups else f"{episodes:,} tasks"
+
+
+def compare(one: Evaluation, other: Evaluation) -> Difference:
+    """one − other, task by task: 'A beats B' means that this is better than its interval is wide.
+
+    The interval is over test tasks. That another training would come out alike is for several seeds to show.
+    """
+    for name in ("metric", "episodes", "seed", "tasks"):
+        a, b = getattr(one, name), getattr(other, name)
+        if a != b or a == "":
+            what = "the tasks are others" if name == "tasks" else f"{name} is {a!r} and {b!r}"
+            raise InputError(
+                f"these evaluations cannot be paired, {what}: evaluate both on the same tasks, with the same seed"
+            )
+    return Difference(
+        one.metric,
+        *mean_interval([a - b for a, b in zip(one.values, other.values, strict=True)], one.groups),
+        one.episodes,
+        len(set(one.groups)),
+    )
