@@ -54,7 +54,7 @@ def main() -> None:
         if given.figures and row.name not in given.figures:
             continue
         tasks = recipe.tasks("test", {**row.test, **({"split": "val"} if split else {})})
-        learner = kshot.load(run, **{**row.learner, **at_test})
+        learner = kshot.load(run, **{**recipe.tested(row.learner), **at_test})
         found = kshot.evaluate(learner, tasks, recipe.episodes, OTHER_SEED, curves=False)
         print(f"{label}: {row.name}: {found}", flush=True)
         figure = {"figure": row.name, "metric": found.metric, "mean": found.mean, "interval": found.interval}

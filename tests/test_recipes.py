@@ -150,3 +150,14 @@ def test_a_learner_on_omniglot_is_the_library_s_by_default(name: str) -> None:
     by_default = {key: argument.default for key, argument in arguments(LEARNERS[learner["name"]]).items()}
     changed = {key for key, value in learner.items() if key != "name" and value != by_default[key]}
     assert changed <= OF_THE_PROBLEM | ALSO.get(name, set())
+
+
+def test_a_figure_changes_of_a_section_only_what_it_names() -> None:
+    best = recipes.read("omniglot-5w1s-best")
+    row = next(row for row in best.paper.rows if row.name == "5-way 1-shot, one view")
+    assert best.tested(row.learner)["encoder"] == {**best.settings["learner"]["encoder"], "views": 1}
+    assert best.tested({"encoder": {"encoder": {"width": 8}}})["encoder"]["encoder"] == {
+        **best.settings["learner"]["encoder"]["encoder"],
+        "width": 8,
+    }
+    assert best.tested({"encoder": {"name": "mlp", "inputs": 3}})["encoder"] == {"name": "mlp", "inputs": 3}

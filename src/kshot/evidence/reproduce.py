@@ -66,7 +66,7 @@ def _check_rows(recipe: Recipe, paper: Paper) -> None:
     """Raise InputError for settings that are wrong, before hours of training and not after them."""
     trained_on = identities(recipe.tasks("train"))
     for row in paper.rows:
-        build({**recipe.settings["learner"], **row.learner}, "learner")
+        build({**recipe.settings["learner"], **recipe.tested(row.learner)}, "learner")
         refuse_known(trained_on, recipe.tasks("test", row.test), "the recipe trains on")
 
 
@@ -104,7 +104,7 @@ def _measured(recipe: Recipe, paper: Paper, seed: int, run: Path, results: Path,
 
 def measured(recipe: Recipe, row: Row, learner: Path, progress: Progress | None = None) -> Figure:
     """The row's figure, of a learner that was saved."""
-    loaded = training.load(learner, **row.learner)
+    loaded = training.load(learner, **recipe.tested(row.learner))
     tasks = recipe.tasks("test", row.test)
     return Figure.of(recipe.kind.evaluate(loaded, tasks, recipe.episodes, 0, curves=False, progress=progress))
 

@@ -104,6 +104,10 @@ class Recipe:
             learner: MetaLearner = build(self.settings["learner"], "learner")
         return learner
 
+    def tested(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of the learner that a figure changes; of a section, `encoder = { views = 1 }`, only what it names."""
+        return {key: _over(self.settings["learner"].get(key), value) for key, value in changes.items()}
+
     def tasks(self, split: str, changes: Mapping[str, Any] | None = None) -> Any:
         """The tasks of one of SPLITS: the settings in [tasks], over them those in [tasks.<split>], and over all the changes."""
         table, chosen = self.kind.tasks, {**self._tasks(split), **(changes or {})}
@@ -151,6 +155,15 @@ class Recipe:
             )
         _ = self.paper  # read, and so checked
         return self
+
+
+def _over(below: Any, above: Any) -> Any:
+    """A section over a section of the same name, key by key; anything else in place of what was there."""
+    if not isinstance(below, Mapping) or not isinstance(above, Mapping):
+        return above
+    if above.get("name", below.get("name")) != below.get("name"):
+        return above
+    return {**below, **{key: _over(below.get(key), value) for key, value in above.items()}}
 
 
 def names() -> list[str]:

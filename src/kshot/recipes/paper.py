@@ -14,7 +14,8 @@ from kshot.types import InputError
 class Row:
     """One figure. Accuracies are in percent, other metrics as they are.
 
-    test: settings over those in [tasks.test]; learner: over those of the trained learner, such as eval_steps.
+    test: settings over those in [tasks.test]; learner: over those of the trained learner, such as eval_steps,
+    section by section.
     published, interval: the paper's figure and its 95 % interval; target: what this project set itself.
     """
 
