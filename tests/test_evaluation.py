@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,13 +13,14 @@ from torch import Tensor, nn
 
 import kshot
 from kshot import Batch, InputError, MetaLearner, Task
-from kshot.evaluation import Evaluation, score
+from kshot.evaluation import Evaluation, score, stream
 from kshot.evaluation.once import embedding_once
 from kshot.intervals import mean_interval, student
 from kshot.learner import mse_loss
 from kshot.models import MLP, Conv4, ConvRelation
 from kshot.rules import SGD
 from kshot.tasks import Episodes, Glyphs, Groups, Sinusoids
+from kshot.types import draw, identities
 
 
 class Fixed(MetaLearner):
@@ -163,6 +165,52 @@ def test_transduction_is_said() -> None:
         found = kshot.evaluate(learner, tasks, 4, curves=False)
         assert found.transductive == transductive
         assert ("transductive" in str(found)) == transductive
+
+
+@pytest.mark.parametrize("kind", [kshot.MAML, kshot.MAMLPlusPlus, kshot.SoftKMeans])
+def test_a_query_alone_is_predicted_without_the_others(kind: Callable[..., kshot.MetaLearner]) -> None:
+    """As the last of a batch with the support; by batch statistics of these alone, written out for one batch norm."""
+    outputs = () if kind is kshot.SoftKMeans else (5,)
+    learner = kind(Conv4(*outputs, width=4, size=16, norm="batch")).eval()
+    inductive = kshot.alone(learner)
+    task = draw(Glyphs("test", queries=3, classes=10, size=16), 1, kshot.seeded(0))[0]
+    with torch.no_grad():
+        fitted = inductive.adapt(task.support)
+        together = inductive.predict(fitted, task.query.x)
+        first = inductive.predict(fitted, task.query.x[:1])
+        beside = learner.predict(learner.adapt(task.support), torch.cat([task.support.x, task.query.x[:1]]))
+    torch.testing.assert_close(together[:1], first)
+    torch.testing.assert_close(first, beside[-1:])
+    assert not torch.allclose(together, learner(task.support, task.query.x))
+    assert learner.transductive
+    assert not inductive.transductive
+
+
+def test_a_learner_alone_is_evaluated_as_others_are() -> None:
+    """Task by task, its curve over steps, and the classes that it was trained on."""
+    maml = kshot.MAML(Conv4(5, width=4, size=16), steps=2)
+    source = Glyphs("test", queries=2, classes=10, size=16)
+    found = kshot.evaluate(kshot.alone(maml), source, 20, curve_episodes=20)
+    assert not found.transductive
+    assert [point.at for point in found.steps_curve or []] == list(range(11))
+    assert found.steps_curve is not None
+    assert found.steps_curve[2].mean == pytest.approx(found.mean)
+    tasks = draw(source, 20, stream(0, 0))
+    maml.eval()
+    with torch.no_grad():
+        right = [
+            float((kshot.alone(maml)(t.support, t.query.x).argmax(-1) == t.query.y).double().mean())
+            for t in (tasks[i] for i in range(20))
+        ]
+    assert found.values == pytest.approx(right)
+    maml.seen = identities(source)
+    with pytest.raises(InputError, match="trained on"):
+        kshot.evaluate(kshot.alone(maml), source, 20)
+
+
+def test_a_learner_that_looks_at_each_query_alone_stays_what_it_is() -> None:
+    learner = kshot.ProtoNet(Conv4(width=4, norm="group"))
+    assert kshot.alone(learner) is learner
 
 
 def test_an_evaluation_survives_json() -> None:

@@ -243,6 +243,50 @@ steps = 1
     assert not (place / "runs").exists()
 
 
+ALONE = """
+[learner]
+name = "maml"
+model = { name = "conv4", outputs = 3, width = 4, size = 16 }
+
+[tasks]
+name = "glyphs"
+ways = 3
+queries = 2
+classes = 12
+size = 16
+
+[training]
+steps = 2
+meta_batch = 2
+
+[paper]
+source = "Nobody 1999"
+minutes = 1
+rows = [{ name = "together" }, { name = "each alone", alone = true }]
+"""
+
+
+def test_a_row_may_be_of_each_query_alone(place: Path) -> None:
+    (place / "moment.toml").write_text(ALONE)
+    reproduce(place)
+    together, alone = read_kept(place / "results" / "moment.json").seeds[0].figures.values()
+    assert together.transductive
+    assert not alone.transductive
+    assert together.mean != alone.mean
+    learner = kshot.load(place / "runs" / "moment-seed0")
+    found = kshot.evaluate(kshot.alone(learner), recipes.read(place / "moment.toml").tasks("test"), curves=False)
+    assert alone.mean == pytest.approx(100 * found.mean)
+
+    run = str(place / "runs" / "moment-seed0")
+    assert "transductive" in command(place, "evaluate", run, "--episodes", "20")
+    assert "transductive" not in command(place, "evaluate", run, "--episodes", "20", "--alone")
+    changed = ALONE.replace('{ name = "together" }', '{ name = "together", alone = true }')
+    (place / "moment.toml").write_text(changed)
+    reproduce(place)  # another test is another figure
+    figures = read_kept(place / "results" / "moment.json").seeds[0].figures
+    assert figures["together"].mean == alone.mean
+
+
 def test_more_test_tasks_are_measured_and_not_trained_for(place: Path) -> None:
     reproduce(place, "--seed", "0")
     (place / "moment.toml").write_text(RECIPE + "\n[evaluation]\nepisodes = 700\n")

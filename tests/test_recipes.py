@@ -116,6 +116,24 @@ def test_new_classes_from_a_folder(tmp_path: Path) -> None:
         assert float(row["probability"]) == pytest.approx(max(wanted), abs=1e-4)
 
 
+def test_one_image_alone_is_classified_as_among_others(tmp_path: Path) -> None:
+    kshot_command("train", "glyphs-5w1s-maml", *settings("tasks.classes=60"), "--out", tmp_path / "run")
+    characters = draw_glyphs(4, 4, split="test", size=28, seed=5)
+    write_folder(characters[:, :1], tmp_path / "support")
+    write_folder(characters[:, 1:], tmp_path / "query")
+    one = tmp_path / "query" / "class_02"
+
+    def chances(query: Path, *words: str) -> list[list[str]]:
+        folders = ("--support", tmp_path / "support", "--query", query, "--out", tmp_path / "predictions.csv")
+        said = kshot_command("adapt", tmp_path / "run", *folders, *words)
+        assert ("all images together" in said) != ("--alone" in words)
+        with open(tmp_path / "predictions.csv", newline="") as file:
+            return [[*row.values()][1:] for row in csv.DictReader(file)]
+
+    assert chances(tmp_path / "query", "--alone")[6:9] == chances(one, "--alone")
+    assert chances(tmp_path / "query")[6:9] != chances(one)
+
+
 def test_list_and_every_help_page() -> None:
     listed = kshot_command("list")
     for name in (*recipes.names(), "protonet", "conv4", "sgd", "sinusoids"):

@@ -32,6 +32,7 @@ from kshot.learners import (
     Scratch,
     SoftKMeans,
     SVMHead,
+    alone,
 )
 from kshot.training import Diverged, Interrupted, fit, load, load_weights, save
 from kshot.types import Batch, InputError, Task, TaskSource, seeded
@@ -75,6 +76,7 @@ __all__ = [
     "Task",
     "TaskSource",
     "__version__",
+    "alone",
     "compare",
     "diagnose",
     "evaluate",

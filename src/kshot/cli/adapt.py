@@ -11,7 +11,8 @@ import torch
 import typer
 
 from kshot import atomic, recipes, training
-from kshot.cli.terminal import out
+from kshot.cli.terminal import Alone, out
+from kshot.learners import alone as without_company
 from kshot.recipes.runs import RECIPE
 from kshot.tasks import from_folder
 from kshot.tasks.images import Invert, images_below
@@ -23,12 +24,15 @@ def adapt(
     support: Annotated[Path, typer.Option(help="Labelled images: one sub-folder a class, a few images in each.")],
     query: Annotated[Path, typer.Option(help="Images to classify (a folder).")],
     to: Annotated[Path, typer.Option("--out", help="Where to write the predictions.")] = Path("predictions.csv"),
+    alone: Alone = False,
 ) -> None:
     """Learn new classes from a folder of a few images each, and classify other images.
 
     Writes a CSV with a row an image: file, prediction, its probability, and the probability of each class.
     """
     learner = training.load(run)
+    most = getattr(getattr(learner, "model", None), "outputs", None)
+    learner = without_company(learner) if alone else learner
     if learner.features is None or len(learner.features) != 3 or learner.features[1] != learner.features[2]:
         raise InputError(
             f"{run} learned from examples of shape {learner.features}, not from square images: "
@@ -38,7 +42,6 @@ def adapt(
     invert = _inverted(run)
     classes = from_folder(support, size=size, channels=channels, invert=invert)
     files, images = images_below(query, size=size, channels=channels, invert=invert)
-    most = getattr(getattr(learner, "model", None), "outputs", None)
     if isinstance(most, int) and most < len(classes):
         raise InputError(
             f"{run} tells {most} classes apart and {support} has {len(classes)}: use fewer classes, or a learner that takes any "
@@ -67,7 +70,10 @@ def adapt(
             f"the query's sub-folders name the classes: {right} of {len(files)} right ({100 * right / len(files):.1f} %)"
         )
     if learner.transductive:
-        out.print("note: this learner predicts all images together, so each prediction depends on the others")
+        out.print(
+            "note: this learner predicts all images together, so each prediction depends on the others; --alone predicts each "
+            "beside the support alone"
+        )
 
 
 def _inverted(run: Path) -> Invert:

@@ -10,9 +10,10 @@ from rich.table import Table
 
 from kshot import recipes, training
 from kshot.audit import ENOUGH
-from kshot.cli.terminal import Changes, Run, Seed, evaluated, only_tasks, out
+from kshot.cli.terminal import Alone, Changes, Run, Seed, evaluated, only_tasks, out
 from kshot.evaluation import Evaluation, Point
 from kshot.evidence import keep_evaluation, read_evaluation
+from kshot.learners import alone as without_company
 from kshot.recipes.runs import recipe_of
 from kshot.recipes.runs import train as train_into
 
@@ -47,6 +48,7 @@ def evaluate_run(
     ] = None,
     seed: Seed = 0,
     change: Changes = [],  # noqa: B006
+    alone: Alone = False,
 ) -> None:
     """Measure a run's best learner on tasks of classes that it has never seen, with a 95 % interval.
 
@@ -55,8 +57,10 @@ def evaluate_run(
     only_tasks(change)
     recipe = recipe_of(run, change)
     number = recipe.episodes if episodes is None else episodes
-    found = evaluated(training.load(run), recipe, recipe.tasks("test"), number, seed)
-    keep_evaluation(run, found, change)
+    learner = training.load(run)
+    learner = without_company(learner) if alone else learner
+    found = evaluated(learner, recipe, recipe.tasks("test"), number, seed)
+    keep_evaluation(run, found, [*change, "--alone"] if alone else change)
     out.print(_evaluation_table(recipe, found))
 
 
@@ -93,5 +97,7 @@ def _evaluation_table(recipe: recipes.Recipe, found: Evaluation) -> Table:
             table.add_row(f"after {name} ({found.curve_episodes:,} tasks)", curve(points) + unit)
     table.add_row("time to adapt", f"{found.adapt_ms:.1f} ms")
     if found.transductive:
-        table.add_row("note", "transductive: each prediction also depends on the other query examples")
+        table.add_row(
+            "note", "transductive: each prediction also depends on the other query examples (--alone: it does not)"
+        )
     return table

@@ -24,6 +24,9 @@ Command = TypeVar("Command", bound=Callable[..., None])
 
 Run = Annotated[Path, typer.Argument(help="The folder of a run, such as runs/glyphs-5w1s-protonet.")]
 Seed = Annotated[int, typer.Option(help="Seed of the test tasks: the same seed gives every learner the same tasks.")]
+Alone = Annotated[
+    bool, typer.Option("--alone", help="Predict each query beside the support alone, not all of a task together.")
+]
 Changes = Annotated[
     list[str],
     typer.Option(

@@ -61,7 +61,7 @@ def compared(this: Evaluation, others: Sequence[tuple[str, Evaluation]], changes
 
 
 def keep_evaluation(run: Path, found: Evaluation, changes: Sequence[str] = ()) -> None:
-    """changes: of the run's recipe."""
+    """changes: of the run's recipe, or of how it says to measure."""
     _keep(run / EVALUATION, {"changes": list(changes), **found.to_dict()})
 
 

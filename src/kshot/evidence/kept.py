@@ -170,7 +170,8 @@ def _trained_by(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _meaning(recipe: Recipe, row: Row) -> dict[str, Any]:
     test = recipe.settings["tasks"].get("test", {})
-    return {"test": {**test, **row.test}, "learner": recipe.tested(row.learner), "episodes": recipe.episodes}
+    learner = recipe.tested(row.learner)
+    return {"test": {**test, **row.test}, "learner": learner, "alone": row.alone, "episodes": recipe.episodes}
 
 
 def of_recipe(recipe: Recipe) -> Kept:

@@ -12,6 +12,7 @@ from kshot import atomic, training
 from kshot.audit import refuse_known
 from kshot.evidence.beside import keep_figures
 from kshot.evidence.kept import Figure, Kept, Seed, of_recipe, read_kept
+from kshot.learners import alone
 from kshot.recipes import Recipe, runs
 from kshot.recipes.paper import Paper, Row
 from kshot.settings import build
@@ -105,6 +106,7 @@ def _measured(recipe: Recipe, paper: Paper, seed: int, run: Path, results: Path,
 def measured(recipe: Recipe, row: Row, learner: Path, progress: Progress | None = None) -> Figure:
     """The row's figure, of a learner that was saved."""
     loaded = training.load(learner, **recipe.tested(row.learner))
+    loaded = alone(loaded) if row.alone else loaded
     tasks = recipe.tasks("test", row.test)
     return Figure.of(recipe.kind.evaluate(loaded, tasks, recipe.episodes, 0, curves=False, progress=progress))
 

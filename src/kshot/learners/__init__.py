@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from kshot.learner import MetaLearner
+from kshot.learners.alone import alone
 from kshot.learners.baselines import Finetune, MultiTask, Scratch
 from kshot.learners.cavia import CAVIA
 from kshot.learners.contrastive import ContrastiveNet
@@ -90,4 +91,5 @@ __all__ = [
     "SVMHead",
     "Scratch",
     "SoftKMeans",
+    "alone",
 ]

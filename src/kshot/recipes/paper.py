@@ -16,12 +16,14 @@ class Row:
 
     test: settings over those in [tasks.test]; learner: over those of the trained learner, such as eval_steps,
     section by section.
+    alone: each query is predicted with the support alone, by a learner that would predict those of a task together.
     published, interval: the paper's figure and its 95 % interval; target: what this project set itself.
     """
 
     name: str
     test: Mapping[str, Any] = field(default_factory=dict)
     learner: Mapping[str, Any] = field(default_factory=dict)
+    alone: bool = False
     published: float | None = None
     interval: float | None = None
     target: float | None = None
@@ -85,6 +87,8 @@ def _checked(section: Mapping[str, Any], kind: type, where: str) -> Mapping[str,
             raise InputError(f"{where} has {key}={value!r}: a number is needed")
         if key in _SECTIONS and not isinstance(value, Mapping):
             raise InputError(f"{where} has {key}={value!r}: settings are needed, such as {key} = {{ shots = 5 }}")
+        if key == "alone" and not isinstance(value, bool):
+            raise InputError(f"{where} has alone={value!r}: true or false is needed")
         if key in ("name", "source") and not isinstance(value, str):
             raise InputError(f"{where} has {key}={value!r}: a text is needed")
     if missing := [key for key in needed if key not in section]:
