@@ -22,6 +22,7 @@ from evidence import RESULTS, record
 
 import kshot
 from kshot import recipes
+from kshot.evidence import as_tested
 from kshot.recipes import runs
 from kshot.recipes.paper import Row
 from kshot.settings import arguments
@@ -54,7 +55,7 @@ def main() -> None:
         if given.figures and row.name not in given.figures:
             continue
         tasks = recipe.tasks("test", {**row.test, **({"split": "val"} if split else {})})
-        learner = kshot.load(run, **{**recipe.tested(row.learner), **at_test})
+        learner = as_tested(recipe, row, run, **at_test)
         found = kshot.evaluate(learner, tasks, recipe.episodes, OTHER_SEED, curves=False)
         print(f"{label}: {row.name}: {found}", flush=True)
         figure = {"figure": row.name, "metric": found.metric, "mean": found.mean, "interval": found.interval}

@@ -169,7 +169,7 @@ def test_transduction_is_said() -> None:
 
 @pytest.mark.parametrize("kind", [kshot.MAML, kshot.MAMLPlusPlus, kshot.SoftKMeans])
 def test_a_query_alone_is_predicted_without_the_others(kind: Callable[..., kshot.MetaLearner]) -> None:
-    """As the last of a batch with the support; by batch statistics of these alone, written out for one batch norm."""
+    """As the last of a batch with the support."""
     outputs = () if kind is kshot.SoftKMeans else (5,)
     learner = kind(Conv4(*outputs, width=4, size=16, norm="batch")).eval()
     inductive = kshot.alone(learner)

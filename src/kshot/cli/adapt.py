@@ -10,9 +10,8 @@ from typing import Annotated
 import torch
 import typer
 
-from kshot import atomic, recipes, training
+from kshot import atomic, learners, recipes, training
 from kshot.cli.terminal import Alone, out
-from kshot.learners import alone as without_company
 from kshot.recipes.runs import RECIPE
 from kshot.tasks import from_folder
 from kshot.tasks.images import Invert, images_below
@@ -32,7 +31,7 @@ def adapt(
     """
     learner = training.load(run)
     most = getattr(getattr(learner, "model", None), "outputs", None)
-    learner = without_company(learner) if alone else learner
+    learner = learners.alone(learner) if alone else learner
     if learner.features is None or len(learner.features) != 3 or learner.features[1] != learner.features[2]:
         raise InputError(
             f"{run} learned from examples of shape {learner.features}, not from square images: "

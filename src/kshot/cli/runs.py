@@ -8,12 +8,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from kshot import recipes, training
+from kshot import learners, recipes, training
 from kshot.audit import ENOUGH
 from kshot.cli.terminal import Alone, Changes, Run, Seed, evaluated, only_tasks, out
 from kshot.evaluation import Evaluation, Point
 from kshot.evidence import keep_evaluation, read_evaluation
-from kshot.learners import alone as without_company
 from kshot.recipes.runs import recipe_of
 from kshot.recipes.runs import train as train_into
 
@@ -58,7 +57,7 @@ def evaluate_run(
     recipe = recipe_of(run, change)
     number = recipe.episodes if episodes is None else episodes
     learner = training.load(run)
-    learner = without_company(learner) if alone else learner
+    learner = learners.alone(learner) if alone else learner
     found = evaluated(learner, recipe, recipe.tasks("test"), number, seed)
     keep_evaluation(run, found, [*change, "--alone"] if alone else change)
     out.print(_evaluation_table(recipe, found))

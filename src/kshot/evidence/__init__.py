@@ -10,11 +10,12 @@ from kshot.evidence.beside import (
     read_figures,
 )
 from kshot.evidence.kept import Kept, reached, read_all, read_kept, standing
-from kshot.evidence.reproduce import measure_again, reproduce
+from kshot.evidence.reproduce import as_tested, measure_again, reproduce
 
 __all__ = [
     "Comparison",
     "Kept",
+    "as_tested",
     "compared",
     "keep_comparison",
     "keep_evaluation",

@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from kshot import atomic, training
 from kshot.audit import refuse_known
 from kshot.evidence.beside import keep_figures
 from kshot.evidence.kept import Figure, Kept, Seed, of_recipe, read_kept
+from kshot.learner import MetaLearner
 from kshot.learners import alone
 from kshot.recipes import Recipe, runs
 from kshot.recipes.paper import Paper, Row
@@ -103,12 +105,16 @@ def _measured(recipe: Recipe, paper: Paper, seed: int, run: Path, results: Path,
     )
 
 
+def as_tested(recipe: Recipe, row: Row, learner: Path, **changes: Any) -> MetaLearner:
+    """A learner that was saved, with the settings that the row tests it by, and over these the changes."""
+    loaded = training.load(learner, **{**recipe.tested(row.learner), **changes})
+    return alone(loaded) if row.alone else loaded
+
+
 def measured(recipe: Recipe, row: Row, learner: Path, progress: Progress | None = None) -> Figure:
     """The row's figure, of a learner that was saved."""
-    loaded = training.load(learner, **recipe.tested(row.learner))
-    loaded = alone(loaded) if row.alone else loaded
     tasks = recipe.tasks("test", row.test)
-    return Figure.of(recipe.kind.evaluate(loaded, tasks, recipe.episodes, 0, curves=False, progress=progress))
+    return Figure.of(recipe.kind.evaluate(as_tested(recipe, row, learner), tasks, recipe.episodes, 0, curves=False, progress=progress))
 
 
 @dataclass(frozen=True)
