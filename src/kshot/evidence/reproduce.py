@@ -114,7 +114,8 @@ def as_tested(recipe: Recipe, row: Row, learner: Path, **changes: Any) -> MetaLe
 def measured(recipe: Recipe, row: Row, learner: Path, progress: Progress | None = None) -> Figure:
     """The row's figure, of a learner that was saved."""
     tasks = recipe.tasks("test", row.test)
-    return Figure.of(recipe.kind.evaluate(as_tested(recipe, row, learner), tasks, recipe.episodes, 0, curves=False, progress=progress))
+    tested = as_tested(recipe, row, learner)
+    return Figure.of(recipe.kind.evaluate(tested, tasks, recipe.episodes, 0, curves=False, progress=progress))
 
 
 @dataclass(frozen=True)
