@@ -6,6 +6,7 @@ import gc
 import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from kshot.learner import mse_loss
 from kshot.models import MLP, Conv4, ConvRelation
 from kshot.rules import SGD
 from kshot.tasks import Episodes, Glyphs, Groups, Sinusoids
+from kshot.training.progress import METRICS, read_metrics
 from kshot.types import draw, identities
 
 
@@ -410,13 +412,17 @@ def test_the_interval_is_over_patients_where_many_tasks_are_of_one() -> None:
         kshot.evaluate(Zero(nn.Identity(), loss="mse"), tasks.only([0]), 600)
 
 
-def test_a_training_may_be_validated_on_one_patient() -> None:
+@pytest.mark.filterwarnings("error")
+def test_a_training_may_be_validated_on_one_patient(tmp_path: Path) -> None:
     """Its mean chooses the best; nobody reads its interval."""
     groups = torch.arange(5).repeat_interleave(40)
     tasks = Groups(torch.randn(200, 1), torch.randn(200), groups, shots=5, queries=5)
     learner = kshot.RidgeNet(MLP(1, (4,)), loss="mse")
     options = {"steps": 2, "meta_batch": 2, "validate_every": 1, "validate_episodes": 4, "progress": False}
-    kshot.fit(learner, tasks.only([0, 1, 2, 3]), validate=tasks.only([4]), **options)
+    kshot.fit(learner, tasks.only([0, 1, 2, 3]), validate=tasks.only([4]), out=tmp_path, **options)
+    validated = [line for line in read_metrics(tmp_path / METRICS) if "val_mse" in line]
+    assert [line["step"] for line in validated] == [1, 2]
+    assert all(math.isfinite(line["val_mse"]) for line in validated)
 
 
 def test_the_quantiles_of_student() -> None:

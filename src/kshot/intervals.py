@@ -24,6 +24,8 @@ def mean_interval(values: Sequence[float], groups: Sequence[int] = ()) -> tuple[
             members.setdefault(group, []).append(value)
         values = [fmean(found) for found in members.values()]
     found = torch.tensor(values, dtype=torch.float64)  # a learner that diverges has an infinite error, not an exception
+    if len(values) == 1:
+        return float(found), math.nan  # one says nothing of how far it could be off
     return float(found.mean()), student(len(values) - 1) * float(found.std()) / math.sqrt(len(values))
 
 
