@@ -17,7 +17,7 @@ from kshot import Batch, InputError, MetaLearner, Task, recipes
 from kshot.audit import ENOUGH, OWN, _labels_are_drawn
 from kshot.evaluation import measure
 from kshot.models import MLP, GaussianPolicy
-from kshot.tasks import Episodes, Sinusoids, from_transforms
+from kshot.tasks import Episodes, Groups, Sinusoids, from_transforms
 from kshot.tasks.labelled import Labelled
 from kshot.tasks.transforms import KShots, NWays, RemapLabels
 
@@ -60,6 +60,39 @@ def test_the_same_classes_under_other_names() -> None:
     evaluate(trained(), episodes(drawings(6, seed=1), "glyph"))
 
 
+def test_the_same_classes_under_other_names_in_another_order() -> None:
+    with pytest.raises(InputError, match=r"6 of the 6 classes to evaluate on .* trained on"):
+        evaluate(trained(), episodes(drawings(6).flip(1), "glyph"))
+
+
+def test_classes_that_begin_with_the_same_blank_examples_are_others() -> None:
+    """As devices do that are switched on later."""
+    x, other = drawings(6), drawings(6, seed=1)
+    x[:, :3] = other[:, :3] = 0
+    evaluate(kshot.fit(protonet(), episodes(x, "device"), **QUICK), episodes(other, "machine"))
+
+
+def test_the_classes_that_the_best_weights_were_chosen_by(tmp_path: Any) -> None:
+    validation = episodes(drawings(6, seed=1), "validation")
+    learner = kshot.fit(protonet(), episodes(drawings(6), "training"), validate=validation, **QUICK)
+    kshot.save(learner, tmp_path / "learner.safetensors")
+    for chosen in (learner, kshot.load(tmp_path / "learner.safetensors"), kshot.alone(learner)):
+        with pytest.raises(InputError, match=r"6 of the 6 classes .* validated on, .* \(such as validation0\)"):
+            evaluate(chosen, validation)
+    assert evaluate(learner, validation, allow_seen=True).episodes == 20
+
+
+def test_a_learner_whose_classes_are_not_known() -> None:
+    """Trained by a loop of the user's own."""
+    learner, tasks = protonet(), episodes(drawings(6), "character")
+    kshot.meta_loss(learner, tasks.sample(2, kshot.seeded(0))).backward()
+    assert "which classes the learner was trained on is not known" in " ".join(evaluate(learner, tasks).audit)
+    learner.seen = tasks.identities
+    with pytest.raises(InputError, match=r"6 of the 6 classes"):
+        evaluate(learner, tasks)
+    assert "not known" not in " ".join(evaluate(kshot.NearestCentroid(), tasks).audit)  # has nothing to train
+
+
 def test_other_drawings_of_the_same_names() -> None:
     with pytest.raises(InputError, match=r"6 of the 6 classes .* \(such as character0\)"):
         evaluate(trained(), episodes(drawings(6, seed=1), "character"))
@@ -82,7 +115,7 @@ def test_validation_on_the_same_examples_in_another_order_under_another_name() -
 def test_a_few_common_examples_are_no_overlap() -> None:
     """As blank drawings are, or the same sentence in two classes."""
     x, other = drawings(6), drawings(6, seed=1)
-    other[:, 5:] = x[:, 5:]
+    other[:, 6:] = x[:, 6:]
     learner = kshot.fit(protonet(), episodes(x, "one"), validate=episodes(other, "other"), **QUICK)
     assert len(learner.seen) == 6  # it was trained
 
@@ -197,6 +230,24 @@ def test_regression_on_a_grid_of_inputs_shares_no_example() -> None:
     assert "support and query share no example" in " ".join(found.audit)
 
 
+def test_equal_rows_of_few_values_are_no_slip() -> None:
+    """Ratings by yes/no answers: a patient's rows are drawn once, and look alike."""
+    g = torch.Generator().manual_seed(0)
+    answers, ratings = torch.randint(2, (600, 4), generator=g).float(), torch.randint(1, 6, (600,), generator=g)
+    tasks = Groups(answers, ratings, [f"user{i // 30}" for i in range(600)], shots=10, queries=15)
+    found = evaluate(kshot.MAML(MLP(4, (4,), 1), loss="mse"), tasks)
+    assert "of the query examples look like one of the support" in " ".join(found.audit)
+
+    class Slip(Groups):
+        def rows(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+            support, query = super().rows(n, generator)
+            return support, torch.cat([support[:, :1], query[:, 1:]], 1)
+
+    slip = Slip(answers, ratings, [f"user{i // 30}" for i in range(600)], shots=10, queries=15)
+    with pytest.raises(InputError, match="of the query examples are in the support too"):
+        evaluate(kshot.MAML(MLP(4, (4,), 1), loss="mse"), slip)
+
+
 # Seeds.
 
 
@@ -215,6 +266,31 @@ def test_tasks_that_are_the_same_whatever_the_generator() -> None:
 
     with pytest.raises(InputError, match=r"two generators gave the same tasks of this Deaf, .* interval too narrow"):
         evaluate(protonet(), Deaf(lambda s, q: (s, q)))
+
+
+def test_the_same_few_tasks_again_and_again() -> None:
+    """The interval is over the tasks that differ."""
+
+    class Pool(Source):
+        def sample(self, n: int, generator: torch.Generator) -> Task:
+            which = torch.randint(5, (n,), generator=generator)
+            return super().sample(5, torch.Generator().manual_seed(0))[which]
+
+    pool = Pool(lambda s, q: (s, q))
+    pool.ordered = True  # type: ignore[attr-defined]
+    learner = kshot.NearestCentroid()
+    found = kshot.evaluate(learner, pool, 200, curves=False)
+    assert "the 200 tasks are 5 different ones again and again" in " ".join(found.audit)
+    assert len(set(found.groups)) == 5
+    alone = kshot.evaluate(learner, Source(lambda s, q: (s, q)), 200, curves=False)
+    assert not alone.groups
+    assert found.interval > 3 * alone.interval
+
+
+def test_a_test_of_few_classes_is_said_to_be_one() -> None:
+    said = "all tasks are of the same 5 classes, 3 at a time"
+    assert said in " ".join(evaluate(protonet(), episodes(drawings(5))).audit)
+    assert "all tasks are of the same" not in " ".join(evaluate(protonet(), episodes(drawings(12))).audit)
 
 
 def test_an_evaluation_without_a_seed() -> None:
@@ -291,6 +367,42 @@ def test_a_hint_from_the_order_that_changes_few_predictions() -> None:
     evaluate(kshot.NearestCentroid(), tasks)
 
 
+def test_a_hint_where_queries_are_few() -> None:
+    """Five predictions a task: many tasks are asked before a share of them means something."""
+    x = drawings(20, each=40)
+    x += 0.5 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    tasks = Episodes(labelled(x), ways=5, shots=1, queries=1)
+    with pytest.raises(InputError, match="of the predictions of Hinted change when examples are shuffled"):
+        evaluate(Hinted(), tasks)
+    evaluate(kshot.NearestCentroid(), tasks)
+
+
+class Centred(torch.nn.Module):
+    """Its output for one example hangs on the others of the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        centred: Tensor = self.linear(x - x.mean(0))
+        return centred
+
+
+def test_queries_that_help_each_other_in_secret() -> None:
+    with pytest.raises(InputError, match=r"ProtoNet says that it is not transductive, and \d\d % of the first queries"):
+        evaluate(kshot.ProtoNet(Centred()), episodes(drawings(6)))
+
+    class Halves(kshot.NearestCentroid):
+        def predict(self, fitted: Any, x: Tensor) -> Tensor:
+            return super().predict(fitted, x.reshape(2, -1, 3).flatten(0, 1))
+
+    with pytest.raises(InputError, match="cannot predict a query that comes alone"):
+        evaluate(Halves(), episodes(drawings(6)))
+    found = evaluate(kshot.MAML(MLP(3, (4,), 3)), episodes(drawings(6)))
+    assert "a query is predicted alike when it comes alone" in found.audit
+
+
 class Chaotic(Cheat):
     """Makes much of rounding, as many steps of learning may: two sums in another order end with other predictions."""
 
@@ -362,6 +474,35 @@ def test_a_label_that_can_be_guessed_among_many_classes() -> None:
     assert "too few tasks share a class to tell" in " ".join(found.audit)
 
 
+class Nameless:
+    """Tasks of three classes, from a source that does not say which they are of."""
+
+    def __init__(self, anew: bool) -> None:
+        self.x, self.anew = drawings(3, each=20), anew
+
+    def sample(self, n: int, generator: torch.Generator) -> Task:
+        support, query = [], []
+        for _ in range(n):
+            classes = torch.randperm(3, generator=generator) if self.anew else torch.arange(3)
+            rows = torch.randperm(20, generator=generator)
+            support.append(self.x[classes][:, rows[:2]].flatten(0, 1))
+            query.append(self.x[classes][:, rows[2:6]].flatten(0, 1))
+        y = torch.arange(3)
+        return Task(
+            Batch(torch.stack(support), y.repeat_interleave(2).repeat(n, 1), 3),
+            Batch(torch.stack(query), y.repeat_interleave(4).repeat(n, 1), 3),
+        )
+
+
+def test_a_fixed_label_where_the_source_does_not_name_its_classes() -> None:
+    """The same example comes with the same label, again and again."""
+    with pytest.raises(InputError, match="number the classes of each task anew"):
+        evaluate(protonet(), Nameless(anew=False))
+    with pytest.raises(InputError, match="number the classes of each task anew"):
+        kshot.fit(protonet(), Nameless(anew=False), **QUICK)
+    assert "the classes of each task are numbered anew" in evaluate(protonet(), Nameless(anew=True)).audit
+
+
 @pytest.mark.parametrize("ways", [2, 3])
 def test_honest_labels_of_few_classes_are_not_refused_at_any_seed(ways: int) -> None:
     """Where all classes are in every task, the labels of one hang together, and chance strays further."""
@@ -426,7 +567,7 @@ def test_what_was_checked_is_said_in_the_evaluation_and_the_run(tmp_path: Any) -
     )
     said = " ".join(evaluate(learner, episodes(drawings(7, seed=2), "c")).audit)
     for sentence in (
-        "none of the 7 classes is among the 6 of training, by name or by the content of their first examples",
+        "none of the 7 classes is among the 6 of training, by name or by content",
         "seed 0 gives the same tasks again",
         "support and query share no example",
         "all predictions stay the same when support and query are shuffled",

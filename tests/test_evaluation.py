@@ -50,7 +50,7 @@ class Answers:
         right = self.right[torch.randint(len(self.right), (n,), generator=generator)]
         y = (torch.arange(4) >= right[:, None]).long()  # class 0 is right, class 1 is answered wrongly
         x = torch.tensor([2.0, 0.0]).expand(n, 4, 2)
-        support = Batch(torch.zeros(n, 2, 2), torch.arange(2).repeat(n, 1), 2)
+        support = Batch(torch.randn(n, 2, 2, generator=generator), torch.arange(2).repeat(n, 1), 2)
         return Task(support, Batch(x, y, 2))
 
 

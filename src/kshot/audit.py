@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from statistics import fmean
 from typing import Any
 
@@ -16,19 +16,23 @@ from torch import Tensor
 
 from kshot.learner import MetaLearner
 from kshot.tasks.episodes import Episodes
+from kshot.tasks.groups import Groups
 from kshot.tasks.labelled import digests
 from kshot.types import Batch, InputError, Task, TaskSource, check_task, draw, identities, seeded
 
 ENOUGH = 600  # tasks: what papers average over
 LOOKED_AT = 20  # tasks whose examples are compared
 PLANNED = 400  # tasks whose classes are
-SHUFFLED = 8  # tasks that are predicted again in another order
+ASKED = 600  # predictions that are made again in another order, or as many as there are in
+AT_MOST = 64  # tasks; drawn
+SHUFFLED = 8  # at a time
 SWAYED = 0.01  # of the predictions, and a few where they are not many: what rounding may sway
 A_FEW = 3
 OWN = 0xA0D1  # apart from the tasks of any step
 HALF = 0.5  # of a class's examples: more than chance duplicates in real data
 DUPLICATES = 0.1  # of the query examples of a source whose rows are not known
 LEAK = 0.01  # of the query examples, where they are many: what is in the data twice is a few, again and again
+FEW_CLASSES = 4  # times the ways: of fewer classes an interval over tasks is too narrow
 PAIRS, PLENTY = (
     50,
     1000,
@@ -48,8 +52,8 @@ def before_training(tasks: TaskSource, validate: TaskSource | None, learner: Met
             _halves_apart(validate, seed),
             _labels_are_drawn(validate, seed),
         )
-        both = overlap(identities(tasks), identities(validate))
-        both = both or _same_examples(tasks, validate) or _same_examples(validate, tasks)
+        by_identity = overlap(identities(tasks), identities(validate))
+        both = max(by_identity, _same_examples(tasks, validate), _same_examples(validate, tasks), key=len)
         if both:
             raise InputError(
                 f"{_counted(both)} in both the training and the validation tasks{_such_as(both)}: split by class, for "
@@ -68,12 +72,26 @@ def before_evaluation(
     found = [
         "classes that it was trained on are allowed" if allow_seen else refuse_seen(learner, tasks),
         _repeatable(tasks, seed),
+        _seeds_differ(tasks, seed),
         _halves_apart(tasks, seed),
         _labels_are_drawn(tasks, seed),
-        _order_does_not_tell(learner, draw(tasks, LOOKED_AT, seeded(seed, 0), slice(SHUFFLED)).to(device), seed),
-        _seeds_differ(tasks, seed),
+        *_each_by_itself(learner, tasks, seed, device),
     ]
     return [sentence for sentence in found if sentence]
+
+
+def after_evaluation(tasks: TaskSource, ways: int | None, episodes: int, different: int) -> list[str]:
+    """What the interval is of, where that is less than it looks."""
+    found, classes = [], identities(tasks)
+    if different < episodes:
+        found += [
+            f"the {episodes:,} tasks are {different:,} different ones again and again, and the interval is over those"
+        ]
+    if ways is not None and 0 < len(classes) < FEW_CLASSES * ways:
+        found += [
+            f"all tasks are of the same {len(classes)} classes, {ways} at a time: the interval says little of other classes"
+        ]
+    return found
 
 
 def _said(of: str, *sentences: str | None) -> list[str]:
@@ -83,8 +101,11 @@ def _said(of: str, *sentences: str | None) -> list[str]:
 def refuse_seen(learner: MetaLearner, tasks: TaskSource) -> str | None:
     classes = identities(tasks)
     refuse_known(learner.seen, tasks, "the learner was trained on")
-    if not classes or not learner.seen:
+    refuse_known(learner.validated, tasks, "the learner was validated on, and its best weights chosen by")
+    if not classes or not (learner.seen or any(p.requires_grad for p in learner.parameters())):
         return None
+    if not learner.seen:
+        return "which classes the learner was trained on is not known: fit writes them into learner.seen, your own loop may too"
     return f"none of the {len(classes):,} classes is among the {len(learner.seen):,} of training, {_by(tasks)}"
 
 
@@ -105,8 +126,8 @@ def check_seed(seed: object) -> None:
 def _by(tasks: TaskSource) -> str:
     """Numbers are no names."""
     if any(_name(i) for i in identities(tasks)):
-        return "by name or by the content of their first examples"
-    return "by the content of their first examples alone: they have no names, and one in other examples would not be known again"
+        return "by name or by content"
+    return "by content alone: they have no names, and one in other examples would not be known again"
 
 
 def _name(identity: str) -> str:
@@ -170,14 +191,15 @@ def _halves_apart(tasks: TaskSource, seed: int) -> str | None:
     if getattr(tasks, "halves_overlap", False):
         return "support and query may share examples, as the source says"
     rows = 0.0
-    if isinstance(tasks, Episodes):
-        plan = tasks.plan(LOOKED_AT, seeded(seed, 1, OWN))
-        rows = fmean(float(torch.isin(q, s).float().mean()) for s, q in zip(plan.support, plan.query, strict=True))
+    if (known := _rows(tasks, seed)) is not None:
+        rows = fmean(float(torch.isin(q, s).float().mean()) for s, q in zip(*known, strict=True))
     drawn = draw(tasks, LOOKED_AT, seeded(seed, 1, OWN))
     shared = [digest for i in range(len(drawn)) for digest in _shared(drawn[i])]
     share = len(shared) / (len(drawn) * len(drawn[0].query))
     many = share > LEAK and len(set(shared)) > HALF * len(shared)
-    if rows or many or (share > DUPLICATES and not isinstance(tasks, Episodes)):
+    # Ratings and answers are of few values, and equal rows of them no slip; of images they would be.
+    alike = not isinstance(tasks, Groups) and (many or (share > DUPLICATES and known is None))
+    if rows or alike:
         raise InputError(
             f"{100 * max(rows, share):.0f} % of the query examples are in the support too, which tells their labels: draw the "
             "query from other examples of the class, take out what the data holds twice, or say by halves_overlap = True of the "
@@ -186,6 +208,17 @@ def _halves_apart(tasks: TaskSource, seed: int) -> str | None:
     if not shared:
         return f"support and query share no example, looked for in {len(drawn)} tasks"
     return f"{100 * share:.1f} % of the query examples look like one of the support, as duplicates in the data do"
+
+
+def _rows(tasks: TaskSource, seed: int) -> tuple[Tensor, Tensor] | None:
+    """Of the data, that the support and the query of some tasks are; None where a source does not tell."""
+    generator = seeded(seed, 1, OWN)
+    if isinstance(tasks, Groups):
+        return tasks.rows(LOOKED_AT, generator)
+    if not isinstance(tasks, Episodes):
+        return None
+    plan = tasks.plan(LOOKED_AT, generator)
+    return plan.support, plan.query
 
 
 def _shared(task: Task) -> list[bytes]:
@@ -206,18 +239,19 @@ def _labels_are_drawn(tasks: TaskSource, seed: int) -> str | None:
     """A class whose label can be guessed could be remembered, and nothing would be learned from the support."""
     if getattr(tasks, "ordered", False):
         return "the classes of each task are numbered in their order, as the source was told"
-    seen, labelled, chance = Counter[int](), Counter[tuple[int, int]](), 1.0
+    seen, labelled, chance = Counter[Hashable](), Counter[tuple[Hashable, int]](), 1.0
     pairs = same = 0.0
     for classes in _numbered(tasks, seed):
-        chance = 1 / classes.shape[1]
-        seen.update(classes.flatten().tolist())
-        labelled.update((c, label) for row in classes.tolist() for label, c in enumerate(row))
+        chance = 1 / len(classes[0]) if classes else chance
+        seen.update(c for row in classes for c in row)
+        labelled.update((c, label) for row in classes for label, c in enumerate(row))
         pairs, same = (sum(n * (n - 1) / 2 for n in found.values()) for found in (seen, labelled))
         if pairs >= PLENTY:
             break
     if not seen:
         return None
-    if pairs < PAIRS:
+    again = sum(n > 1 for n in seen.values())  # a blank example among other classes is one
+    if pairs < PAIRS or again * chance < 1:
         return "too few tasks share a class to tell whether its label is drawn anew"
     if same / pairs > chance + max(GUESSED, 5 * (chance * (1 - chance) / pairs) ** 0.5):
         raise InputError(
@@ -228,36 +262,51 @@ def _labels_are_drawn(tasks: TaskSource, seed: int) -> str | None:
     return "the classes of each task are numbered anew"
 
 
-def _numbered(tasks: TaskSource, seed: int) -> Iterator[Tensor]:
-    """The classes of tasks [T, N] by their label; of Episodes without their examples, of others some tasks at a time."""
+def _numbered(tasks: TaskSource, seed: int) -> Iterator[list[list[Hashable]]]:
+    """The classes of tasks by their label; of Episodes without their examples, of others some tasks at a time."""
     if isinstance(tasks, Episodes):
-        yield tasks.plan(PLANNED, seeded(seed, 2, OWN)).classes
+        yield tasks.plan(PLANNED, seeded(seed, 2, OWN)).classes.tolist()
         return
     for i in range(PLANNED // LOOKED_AT):
-        if (classes := draw(tasks, LOOKED_AT, seeded(seed, 2, OWN, i)).classes) is None:
+        drawn = draw(tasks, LOOKED_AT, seeded(seed, 2, OWN, i))
+        if drawn.support.ways is None:
             return
-        yield classes
+        every = (
+            drawn.classes.tolist() if drawn.classes is not None else [_by_example(drawn[k]) for k in range(len(drawn))]
+        )
+        yield [classes for classes in every if len(classes) == drawn.support.ways]
 
 
-def _order_does_not_tell(learner: MetaLearner, tasks: Task, seed: int) -> str | None:
-    """Predictions survive shuffling: they are not read off the places of the examples."""
+def _by_example(task: Task) -> list[Hashable]:
+    """Of a source that does not say which classes a task is of: for each label one example, the same whenever it is there."""
+    least: dict[int, bytes] = {}
+    for half in (task.support, task.query):
+        for digest, label in zip(_digests(half), half.y.tolist(), strict=True):
+            least[label] = min(digest, least.get(label, digest))
+    return [least[label] for label in sorted(least)]
+
+
+def _each_by_itself(learner: MetaLearner, tasks: TaskSource, seed: int, device: torch.device) -> list[str]:
+    """Predictions survive shuffling: they are not read off the places of the examples. Nor off the other queries, unless the
+    learner says that it is transductive."""
     generator = seeded(seed, 3, OWN)
 
     def predicted(support: Batch, x: Tensor) -> Tensor:
         torch.manual_seed(seed)
         return learner.predict(learner.adapt(support), x)
 
-    changed, unsteady = [], []
-    for i in range(len(tasks)):
-        support, x = tasks[i].support, tasks[i].query.x
+    changed, unsteady, first, asked, ways = [], [], [], 0, None
+    for task in _asked(tasks, seed, device):
+        support, x, ways, asked = task.support, task.query.x, task.support.ways, asked + len(task.query)
         s, q = (torch.randperm(len(examples), generator=generator).to(x.device) for examples in (support, x))
         before = predicted(support, x)
         changed.append(
             _differs(before[q], predicted(support[s] if learner.order_free else support, x[q]), support.ways)
         )
         unsteady.append(_differs(before, predicted(_rounded(support, generator), x), support.ways))
+        first.append((support, x[:1], before[:1]))
     share = fmean(changed)
-    few = A_FEW / (len(tasks) * len(tasks[0].query)) if tasks.support.ways is not None else 0.0
+    few = A_FEW / asked if ways is not None else 0.0
     if share > SWAYED + few + 2 * fmean(unsteady):
         raise InputError(
             f"{100 * share:.0f} % of the predictions of {type(learner).__name__} change when examples are shuffled, so "
@@ -268,9 +317,36 @@ def _order_does_not_tell(learner: MetaLearner, tasks: Task, seed: int) -> str | 
     same = (
         "all predictions stay the same" if share == 0 else f"{100 * (1 - share):.0f} % of the predictions stay the same"
     )
-    if tasks.support.ways is None and share > 0:
+    if ways is None and share > 0:
         same = f"predictions change by {100 * share:.1g} % of their size"
-    return f"{same} when {what} shuffled"
+    said = [f"{same} when {what} shuffled"]
+    if learner.transductive:
+        return said
+    try:
+        apart = [_differs(before, predicted(support, x), support.ways) for support, x, before in first]
+    except Exception as error:
+        raise InputError(
+            f"{type(learner).__name__} says that it is not transductive, and cannot predict a query that comes alone ({error}): "
+            "make predict take one, or say by transductive = True that it needs the others"
+        ) from error
+    if fmean(apart) > SWAYED + (A_FEW / len(first) if ways is not None else 0.0) + 2 * fmean(unsteady):
+        raise InputError(
+            f"{type(learner).__name__} says that it is not transductive, and {100 * fmean(apart):.0f} % of the first queries of "
+            "a task are predicted otherwise when they come alone: make predict treat each query by itself, or say by "
+            "transductive = True that the others help it"
+        )
+    return [*said, "a query is predicted alike when it comes alone"]
+
+
+def _asked(tasks: TaskSource, seed: int, device: torch.device) -> Iterator[Task]:
+    """Tasks of enough queries for a share of the predictions to mean something."""
+    asked = 0
+    for i in range(AT_MOST // SHUFFLED):
+        drawn = draw(tasks, LOOKED_AT, seeded(seed, 5, OWN, i), slice(SHUFFLED)).to(device)
+        yield from (drawn[k] for k in range(len(drawn)))
+        asked += len(drawn) * len(drawn[0].query)
+        if asked >= ASKED:
+            return
 
 
 def _rounded(support: Batch, generator: torch.Generator) -> Batch:

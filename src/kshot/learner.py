@@ -44,7 +44,8 @@ class MetaLearner(nn.Module, ABC):
     """Its parameters are the meta-parameters. adapt, predict and loss are pure: they change neither module nor data.
 
     criterion: (outputs, y) -> scalar.
-    seen: the identities of the classes that it was trained on; evaluation refuses to meet them again.
+    seen, validated: the identities of the classes that it was trained on, and of those that its best weights were chosen by;
+    evaluation refuses to meet them again.
     features: the shape of one example of its training, such as (1, 28, 28).
     progress: the share of its training that is done; `fit` says so before each outer step, for losses that change with it.
     These compute with it, for a compiled step has it as a tensor, and decide by `stage` alone.
@@ -52,6 +53,7 @@ class MetaLearner(nn.Module, ABC):
 
     criterion: Criterion
     seen: frozenset[str] = frozenset()
+    validated: frozenset[str] = frozenset()
     features: tuple[int, ...] | None = None
     _share = 1.0
     _recorded_share: Tensor | None = None

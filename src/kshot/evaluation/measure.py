@@ -13,14 +13,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from kshot.audit import before_evaluation, check_seed
+from kshot.audit import after_evaluation, before_evaluation, check_seed
 from kshot.evaluation.found import Calibration, Evaluation, Point
 from kshot.evaluation.once import embedding_once
-from kshot.evaluation.protocol import SHOTS, TASKS_AT_ONCE, device_of, fingerprint_of, first_task, stream
+from kshot.evaluation.protocol import SHOTS, TASKS_AT_ONCE, device_of, fingerprint, fingerprint_of, first_task, stream
 from kshot.intervals import mean_interval
 from kshot.learner import MetaLearner, check_learner
 from kshot.types import Batch, InputError, Task, TaskSource, check_task, draw
 from kshot.vectorize import Way, choose, pieces
+
+MOSTLY_NEW = 0.9  # of the tasks: two may be alike by chance where there is little data
 
 
 def evaluate(
@@ -51,13 +53,18 @@ def evaluate(
     seed, episodes = operator.index(seed), operator.index(episodes)
     with _measuring(learner, seed):
         audit = before_evaluation(learner, tasks, seed, allow_seen, device_of(learner))
-    if len(set(_groups(tasks, episodes, seed))) == 1:
+    drawn_from = set(_groups(tasks, episodes, seed))
+    if len(drawn_from) == 1:
         raise InputError(f"all {episodes} test tasks are of one group: an interval needs at least 2, give others too")
     found = measure(
         learner, tasks, episodes, seed,
         curves=curves, curve_steps=curve_steps, curve_episodes=curve_episodes, progress=progress,
     )  # fmt: skip
-    return replace(found, audit=audit)
+    different = len(set(found.groups)) if found.groups and not drawn_from else episodes
+    if different == 1:
+        raise InputError(f"all {episodes} test tasks are the same one: draw them from the generator")
+    ways = None if found.metric == "mse" else first_task(learner, tasks, seed).support.ways
+    return replace(found, audit=audit + after_evaluation(tasks, ways, episodes, different))
 
 
 def _check_episodes(episodes: int) -> None:
@@ -132,14 +139,18 @@ def _evaluate(
                 progress(done, total)
 
     values: list[float] = []
+    tasks_met: list[str] = []
     confidence: list[tuple[Tensor, Tensor]] = []
     ways = None
     for batch, out in outcomes(tasks, outputs, episodes):
         values += score(out, batch.query).tolist()
+        tasks_met += [_fingerprint(batch[i]) for i in range(len(batch))]
         ways = batch.query.ways
         if ways is not None:
             top = out[..., :ways].float().softmax(-1).max(-1)
             confidence.append((top.values.flatten().cpu(), (top.indices == batch.query.y).flatten().cpu()))
+
+    groups = groups or _repeated(tasks_met)
 
     def scores(source: TaskSource, function: Callable[[Task], Tensor]) -> Tensor:
         return torch.cat([score(out, b.query) for b, out in outcomes(source, function, curve_episodes)])
@@ -199,6 +210,16 @@ def _groups(tasks: TaskSource, episodes: int, seed: int) -> list[int]:
     found = [drawn(TASKS_AT_ONCE, stream(seed, i)) for i in range(math.ceil(episodes / TASKS_AT_ONCE))]
     groups: list[int] = torch.cat(found)[:episodes].tolist()
     return groups
+
+
+def _fingerprint(task: Task) -> str:
+    return fingerprint(task.support.x, task.support.y, task.query.x[:1], task.query.y)
+
+
+def _repeated(tasks: list[str]) -> list[int]:
+    """Which of the different ones each is, where many come again; else empty."""
+    number = {task: i for i, task in enumerate(dict.fromkeys(tasks))}
+    return [number[task] for task in tasks] if len(number) < MOSTLY_NEW * len(tasks) else []
 
 
 def _at_shots(tasks: TaskSource) -> list[tuple[int, TaskSource]]:

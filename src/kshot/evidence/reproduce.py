@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from kshot import atomic, training
-from kshot.audit import refuse_known
 from kshot.evidence.beside import keep_figures
 from kshot.evidence.kept import Figure, Kept, Seed, of_recipe, read_kept
 from kshot.learner import MetaLearner
@@ -20,7 +19,7 @@ from kshot.recipes.paper import Paper, Row
 from kshot.settings import build
 from kshot.training.distributed import process_group
 from kshot.training.progress import METRICS, read_metrics
-from kshot.types import InputError, identities
+from kshot.types import InputError
 
 Progress = Callable[[int, int], None]  # tasks done, tasks in all
 MODELS = "models"
@@ -67,10 +66,9 @@ def reproduce(
 
 def _check_rows(recipe: Recipe, paper: Paper) -> None:
     """Raise InputError for settings that are wrong, before hours of training and not after them."""
-    trained_on = identities(recipe.tasks("train"))
     for row in paper.rows:
         build({**recipe.settings["learner"], **recipe.tested(row.learner)}, "learner")
-        refuse_known(trained_on, recipe.tasks("test", row.test), "the recipe trains on")
+    runs.refuse_recipe(recipe, *(recipe.tasks("test", row.test) for row in paper.rows))
 
 
 def _known(recipe: Recipe, results: Path, say: Callable[[str], None]) -> Kept:

@@ -28,7 +28,7 @@ class Alone(MetaLearner):
     def __init__(self, learner: MetaLearner) -> None:
         super().__init__()
         self.learner, self.criterion = learner, learner.criterion
-        self.seen, self.features = learner.seen, learner.features
+        self.seen, self.validated, self.features = learner.seen, learner.validated, learner.features
         self.steps, self.eval_steps = (getattr(learner, name, None) for name in ("steps", "eval_steps"))
 
     def adapt(self, support: Batch) -> Any:

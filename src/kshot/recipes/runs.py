@@ -11,7 +11,7 @@ from kshot.audit import refuse_known
 from kshot.recipes import Recipe, read, to_toml
 from kshot.training import checkpoint
 from kshot.training.distributed import process_group
-from kshot.types import InputError, identities
+from kshot.types import InputError, TaskSource, identities
 
 RECIPE = "recipe.toml"
 
@@ -30,7 +30,7 @@ def train(recipe: Recipe, folder: Path, *, tensorboard: bool = False) -> Done:
         start = time.perf_counter()
         learner, tasks, val = recipe.learner(), recipe.tasks("train"), recipe.validation()
         text = to_toml(recipe.settings)
-        refuse_known(identities(tasks), recipe.tasks("test"), "the recipe trains on")  # now, and not after hours
+        refuse_recipe(recipe, recipe.tasks("test"))  # now, and not after hours
         if ranks.first and not (folder / checkpoint.LAST).is_file():
             atomic.write(folder / RECIPE, text)
         if not any(p.requires_grad for p in learner.parameters()):
@@ -42,6 +42,14 @@ def train(recipe: Recipe, folder: Path, *, tensorboard: bool = False) -> Done:
         if ranks.first:
             atomic.write(folder / RECIPE, text)  # a run that was gone on with may have become longer
         return Done(time.perf_counter() - start, ranks.first)
+
+
+def refuse_recipe(recipe: Recipe, *tests: TaskSource) -> None:
+    """Raise InputError if its learner would be measured on classes that it was trained on, or chosen by."""
+    trained, chosen = identities(recipe.tasks("train")), identities(recipe.validation())
+    for tasks in tests:
+        refuse_known(trained, tasks, "the recipe trains on")
+        refuse_known(chosen, tasks, "the recipe validates on, and chooses its best weights by")
 
 
 def recipe_of(run: Path, changes: list[str]) -> Recipe:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kshot.tasks.episodes import distinct
-from kshot.tasks.labelled import Labelled, digests, is_number
+from kshot.tasks.labelled import Labelled, identified, sums
 from kshot.types import Batch, InputError, Task
 
 
@@ -43,13 +43,12 @@ class Groups:
 
     @property
     def identities(self) -> frozenset[str]:
-        """Of the groups, by their first examples and values: inputs alone may be the same grid for all."""
-        data = self.data
-        some = torch.minimum(torch.arange(3), data.count.unsqueeze(1) - 1)
-        rows = data.order[data.start.unsqueeze(1) + some]  # [groups, 3]
-        both = torch.cat([data.storage.read(rows).flatten(1).double(), self.y[rows].flatten(1).double()], 1)
-        names = ("" if is_number(name) else name for name in data.names)
-        return frozenset(f"{name}#{digest.hex()}" for name, digest in zip(names, digests(both), strict=True))
+        """Of the groups, by their examples with the values: inputs alone may be the same grid for all."""
+
+        def both(rows: Tensor) -> Tensor:
+            return torch.cat([part.flatten(1).double() for part in (self.data.storage.read(rows), self.y[rows])], 1)
+
+        return identified(self.data, lambda rows: sums(both(rows)), both)
 
     def examples(self) -> Tensor:
         """All examples of all its groups, [M, *features]."""
@@ -68,17 +67,18 @@ class Groups:
         """The same groups with another number of examples to learn from; an error where one has too few."""
         return self._of(self.data, shots)
 
+    def rows(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Which rows make the n tasks of this generator: support [n, shots] and query [n, queries]."""
+        group = self.drawn(n, generator)
+        within = distinct(self.data.count[group], self.shots + self.queries, generator)
+        rows = self.data.order[self.data.start[group].unsqueeze(1) + within]
+        return rows[:, : self.shots], rows[:, self.shots :]
+
     def sample(self, n: int, generator: torch.Generator) -> Task:
         if n < 1:
             raise InputError(f"{n} tasks were asked for: at least one is needed, give n=1 or more")
-        group = self.drawn(n, generator)
-        within = distinct(self.data.count[group], self.shots + self.queries, generator)
-        rows = self.data.order[self.data.start[group].unsqueeze(1) + within]  # [n, shots + queries]
-
-        def batch(rows: Tensor) -> Batch:
-            return Batch(self.data.storage.read(rows), self.y[rows])
-
-        return Task(batch(rows[:, : self.shots]), batch(rows[:, self.shots :]))
+        support, query = (Batch(self.data.storage.read(rows), self.y[rows]) for rows in self.rows(n, generator))
+        return Task(support, query)
 
     def drawn(self, n: int, generator: torch.Generator) -> Tensor:
         """Which groups the n tasks of this generator are of: tasks of one are alike, and an interval is over groups."""

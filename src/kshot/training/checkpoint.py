@@ -55,7 +55,7 @@ def _restore(learner: MetaLearner, header: dict[str, Any], tensors: dict[str, Te
     fill(learner, tensors, file)
     for name, p in learner.named_parameters():
         p.requires_grad_(name not in header["frozen"])
-    learner.seen = frozenset(header["seen"])
+    learner.seen, learner.validated = frozenset(header["seen"]), frozenset(header.get("validated", ()))
     learner.features = tuple(header["features"]) if header["features"] is not None else None
     return learner.eval()
 
@@ -83,7 +83,7 @@ def write(path: Path, learner: MetaLearner, state: dict[str, Any] | None = None,
     """The learner, and for a training state also `state` (JSON) and extra tensors."""
     tensors = {f"learner.{name}": t for name, t in learner.state_dict().items()} | extra
     header = {"format": FORMAT, "learner": describe(learner), "state": state}
-    header |= {"seen": sorted(learner.seen), "features": learner.features}
+    header |= {"seen": sorted(learner.seen), "validated": sorted(learner.validated), "features": learner.features}
     header |= {"frozen": [name for name, p in learner.named_parameters() if not p.requires_grad]}
     copies = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
     try:

@@ -140,6 +140,7 @@ class Run:
         moving = [*trained, *(b for b in learner.buffers() if b.is_floating_point())]
         self.average = None if training.average is None else Average(moving, training.average)
         learner.seen = learner.seen | identities(tasks)
+        learner.validated = learner.validated | identities(validate)
         self.settings = settings_of(learner, tasks, validate, training)
         if out is not None:
             self._open_folder(out)
