@@ -109,20 +109,15 @@ def digests(x: Tensor) -> Iterator[bytes]:
     return (hashlib.blake2b(row.tobytes(), digest_size=12).digest() for row in rows)
 
 
-def sums(x: Tensor) -> Tensor:
-    """Of the sizes of the values of each row."""
-    return torch.cat([part.reshape(len(part), -1).double().abs().sum(1) for part in torch.split(x, 4096)])
-
-
-def identified(data: Labelled, sizes: Callable[[Tensor], Tensor], read: Callable[[Tensor], Tensor]) -> frozenset[str]:
-    """Of each class 'name#content', from how large the examples in these rows are, and from what they hold.
+def identified(data: Labelled, read: Callable[[Tensor], Tensor]) -> frozenset[str]:
+    """Of each class 'name#content', by what the examples in its rows hold.
 
     Numbers are no names: they are given anew in each set of classes. The content is a fingerprint of the three largest examples:
     the same in whatever order they come, and not of blank ones. Of examples that are not in memory the first three are read.
     """
-    some = None if isinstance(data.storage, InMemory) else 3
-    pools = [data.rows(c)[:some] for c in range(len(data))]
-    size = torch.split(sizes(torch.cat(pools)), [len(rows) for rows in pools])
+    pools = [data.rows(c)[: None if _in_memory(data.storage) else 3] for c in range(len(data))]
+    sizes = [read(rows).reshape(len(rows), -1).double().abs().sum(1) for rows in torch.split(torch.cat(pools), 4096)]
+    size = torch.split(torch.cat(sizes), [len(rows) for rows in pools])
     large = [found >= found.sort().values[-3:][0] for found in size]
     content = digests(read(torch.cat([rows[which] for rows, which in zip(pools, large, strict=True)])))
     found = []
@@ -130,6 +125,10 @@ def identified(data: Labelled, sizes: Callable[[Tensor], Tensor], read: Callable
         known = sorted(zip((-sizes_of[which]).tolist(), content, strict=False))[:3]
         found.append(f"{'' if is_number(name) else name}#{_joined(digest for _, digest in known)}")
     return frozenset(found)
+
+
+def _in_memory(storage: Storage) -> bool:
+    return _in_memory(storage.base) if isinstance(storage, Rotated) else isinstance(storage, InMemory)
 
 
 def _joined(parts: Iterable[bytes]) -> str:
@@ -194,11 +193,7 @@ class Labelled:
     @cached_property
     def identities(self) -> frozenset[str]:
         """Of each class 'name#content': one of the two is the same where the class is."""
-
-        def sizes(rows: Tensor) -> Tensor:
-            return sums(self.storage.x[rows] if isinstance(self.storage, InMemory) else self.storage.read(rows))
-
-        return identified(self, sizes, self.storage.read)
+        return identified(self, self.storage.read)
 
     def fingerprints(self) -> list[tuple[str, frozenset[bytes]]]:
         """The name of each class and a fingerprint of each of its examples, where they are in memory; else nothing."""
