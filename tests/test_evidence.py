@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import kshot
 from kshot import InputError, evidence, recipes
 from kshot.cli import app
 from kshot.evidence import measure_again, reached, read_all, read_kept
-from kshot.evidence.kept import Ours
+from kshot.evidence.kept import Figure, Ours
 from kshot.recipes.paper import Row, read_paper
 from kshot.tasks import Sinusoids
 
@@ -131,7 +132,7 @@ def test_what_was_measured_is_not_trained_again_unless_the_settings_changed(plac
     before = (place / "results" / "moment.json").read_bytes()
     (place / "moment.toml").write_text(RECIPE.replace("lr = 0.01", "lr = 0.02"))
     said = reproduce(place, "--seed", "0", code=2)
-    assert "measured with other settings" in said
+    assert "was measured with other settings" in said
     assert "holds a run with other settings" in said  # and the run folder is not written over
     assert (place / "results" / "moment.json").read_bytes() == before
     # The learner of the old settings still gives the figures of the old settings.
@@ -314,7 +315,7 @@ def test_a_target_is_reached_or_not() -> None:
     """By the figure itself, not as it is rounded for a table."""
 
     def ours(mean: float, metric: str = "accuracy") -> Ours:
-        return Ours(metric, mean, 0.1, None, 1, False)
+        return Ours(metric, mean, 0.1, None, 1, False, 600)
 
     row = Row("5-way 1-shot", target=99.0)
     assert reached(row, ours(99.0))
@@ -349,6 +350,61 @@ def test_a_learner_that_diverges_is_kept_as_such(place: Path) -> None:
     assert ours.spread is None
     assert reached(kept.paper.rows[1], ours) is False
     assert "as recorded" in reproduce(place, "--again")
+
+
+def test_a_mean_that_a_few_tasks_make_is_shown_as_such(place: Path) -> None:
+    """Two tasks of 600 diverge: neither a mean of 10^6 nor one without those two says what happens."""
+    reproduce(place)
+    path = place / "results" / "moment.json"
+    found = kshot.Evaluation("mse", 1e6, 1e6, [1.0] * 598 + [3e8, float("inf")], 600, 0, False, 1.0)
+    figure = Figure.of(found)
+    assert (figure.median, figure.diverged) == (1.0, 2)
+    kept = read_kept(path)
+    seeds = [kept.seeds[0], kept.seeds[1].with_figures({"one step": figure})]
+    ours = replace(kept, seeds=seeds).ours("one step")
+    assert re.fullmatch(r"median \d\.\d{3}; 1 of 2 seeds diverges on 2 of 600 tasks", str(ours))
+    assert replace(kept, seeds=seeds[1:]).recipe.name == "moment"
+    replace(kept, seeds=seeds).write(path.parent)
+    assert read_kept(path).seeds[1].figures["one step"] == figure
+    assert "diverges on 2 of 600 tasks" in command(place, "reproduce", "--list", "--results", str(path.parent))
+
+
+def test_earlier_figures_are_kept_beside_those_of_other_settings(place: Path) -> None:
+    """Who changes a recipe after it was measured has chosen by the test tasks."""
+    reproduce(place, "--seed", "0")
+    path = place / "results" / "moment.json"
+    first = read_kept(path)
+    (place / "moment.toml").write_text(RECIPE.replace("lr = 0.01", "lr = 0.02"))
+    said = reproduce(place, "--seed", "0", "--runs", str(place / "others"))
+    assert "kept in it as earlier ones" in said
+    kept = read_kept(path)
+    assert [(e.settings, e.seeds) for e in kept.earlier] == [(first.settings, first.seeds)]
+    assert kept.seeds[0].figures["one step"] != first.seeds[0].figures["one step"]
+    assert reproduce(place, "--seed", "0", "--runs", str(place / "others"))
+    assert read_kept(path) == kept
+
+
+def test_a_row_that_was_added_is_measured_of_the_kept_learner(place: Path) -> None:
+    """The runs are not in a clone; and when and where it was trained stays as it was."""
+    reproduce(place, "--seed", "0")
+    path = place / "results" / "moment.json"
+    content = json.loads(path.read_text())
+    content["seeds"][0] |= {"date": "1999-01-01", "versions": {"commit": "abc"}}
+    path.write_text(json.dumps(content))
+    one, two = RECIPE.split("rows = [")
+    (place / "moment.toml").write_text(f'{one}rows = [{{ name = "20 points", test = {{ shots = 20 }} }},{two}')
+    said = reproduce(place, "--seed", "0", "--runs", str(place / "nowhere"))
+    assert "training into" not in said
+    (seed,) = read_kept(path).seeds
+    assert (seed.date, seed.versions) == ("1999-01-01", {"commit": "abc"})
+    assert set(seed.figures) == {"one step", "three steps, 10 points", "20 points"}
+    assert not seed.figures["20 points"].measured.startswith("1999")
+    assert not (place / "nowhere").exists()
+
+
+def test_a_figure_of_few_tasks_is_shown_as_such(place: Path) -> None:
+    (place / "moment.toml").write_text(RECIPE.replace("[paper]", "[evaluation]\nepisodes = 10\nfew = true\n\n[paper]"))
+    assert "(10 tasks)" in reproduce(place, "--seed", "0")
 
 
 def test_runs_are_compared_on_the_same_tasks(place: Path) -> None:

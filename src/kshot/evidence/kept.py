@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from kshot import atomic, recipes
+from kshot.audit import ENOUGH
 from kshot.evaluation import HIGHER_IS_BETTER, Evaluation
 from kshot.evidence.origin import machine, versions
 from kshot.recipes import Recipe
@@ -18,10 +20,17 @@ from kshot.recipes.paper import Paper, Row, read_paper
 from kshot.settings import describe
 from kshot.types import InputError
 
+ASTRAY = 1e3  # times the median: an error beyond it is of a learner that diverges on this task
+SMALL = 0.0095  # below it three decimals say too little
+
 
 @dataclass(frozen=True)
 class Figure:
-    """One row of the paper, measured with one seed. Accuracies in percent; the interval is over test tasks."""
+    """One row of the paper, measured with one seed. Accuracies in percent; the interval is over test tasks.
+
+    median, diverged: of errors, and how many tasks have one that is a thousand times that.
+    measured: the day, and the commit of kshot.
+    """
 
     metric: str
     mean: float
@@ -31,17 +40,24 @@ class Figure:
     transductive: bool
     adapt_ms: float
     audit: list[str]
+    median: float | None = None
+    diverged: int = 0
+    measured: str = ""
 
     @staticmethod
     def of(found: Evaluation) -> Figure:
+        error = found.metric not in HIGHER_IS_BETTER
         scale = 100 if found.metric == "accuracy" else 1
+        median = statistics.median(found.values) if error else None
         return Figure(
             found.metric, scale * found.mean, scale * found.interval, found.episodes, found.seed, found.transductive,
-            round(found.adapt_ms, 3), found.audit,
+            round(found.adapt_ms, 3), found.audit, median,
+            0 if median is None else sum(not x <= ASTRAY * median for x in found.values),
+            f"{time.strftime('%Y-%m-%d')}, {versions().get('commit', 'no commit')}",
         )  # fmt: skip
 
     def __str__(self) -> str:
-        return f"{shown(self.metric, self.mean)} ± {shown(self.metric, self.interval)}"
+        return f"{shown(self.metric, self.mean)} ± {shown(self.metric, self.interval)}{_few(self.episodes)}"
 
 
 @dataclass(frozen=True)
@@ -58,6 +74,10 @@ class Seed:
     versions: dict[str, str] = field(default_factory=versions)
     machine: dict[str, Any] = field(default_factory=machine)
 
+    def with_figures(self, figures: Mapping[str, Figure]) -> Seed:
+        """More of them; where and when it was trained is as it was."""
+        return replace(self, figures={**self.figures, **figures})
+
 
 @dataclass(frozen=True)
 class Ours:
@@ -69,11 +89,28 @@ class Ours:
     spread: float | None
     seeds: int
     transductive: bool
+    episodes: int  # of one seed
+    median: float | None = None
+    diverged: tuple[int, int] = (0, 0)  # how many seeds do so on some task, and on how many tasks
 
     def __str__(self) -> str:
-        """'99.02 ± 0.14', and of several seeds their standard deviation."""
+        """'99.02 ± 0.14', and of several seeds their standard deviation; a mean is none where a task has an error without end."""
+        seeds, tasks = self.diverged
+        if tasks and self.median is not None:
+            who = f"{seeds} of {self.seeds} seeds" if self.seeds > 1 else "it"
+            of = f"{tasks:,} of {seeds * self.episodes:,} tasks"
+            return f"median {shown(self.metric, self.median)}; {who} diverge{'s' if seeds == 1 else ''} on {of}"
         spread = f" ‖ {shown(self.metric, self.spread)}" if self.spread is not None else ""
-        return f"{shown(self.metric, self.mean)} ± {shown(self.metric, self.interval)}{spread}"
+        return f"{shown(self.metric, self.mean)} ± {shown(self.metric, self.interval)}{spread}{_few(self.episodes)}"
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What was measured on the test tasks by settings that the recipe has no longer. None of it is dropped: who changes a recipe
+    after such a measurement has chosen by the test tasks, and a reader is to see it."""
+
+    settings: dict[str, Any]
+    seeds: list[Seed]
 
 
 @dataclass(frozen=True)
@@ -88,6 +125,7 @@ class Kept:
     learner: dict[str, Any] | None = (
         None  # with all that the recipe left to defaults; None in files from before it was kept
     )
+    earlier: list[Earlier] = field(default_factory=list)
 
     @property
     def recipe(self) -> Recipe:
@@ -102,11 +140,11 @@ class Kept:
         """As far as it is of the recipe, and its figures mean what the recipe's do today: another test is another figure."""
         now = of_recipe(recipe)
         if not self.is_of(recipe):
-            return now
+            return replace(now, earlier=[*self.earlier, *([Earlier(self.settings, self.seeds)] if self.seeds else [])])
         meant = {row.name: _meaning(self.recipe, row) for row in self.paper.rows}
         same = [row.name for row in now.paper.rows if meant.get(row.name) == _meaning(recipe, row)]
         seeds = [replace(s, figures={n: f for n, f in s.figures.items() if n in same}) for s in self.seeds]
-        return replace(now, seeds=seeds)
+        return replace(now, seeds=seeds, earlier=self.earlier)
 
     @property
     def paper(self) -> Paper:
@@ -120,7 +158,12 @@ class Kept:
         finite = all(map(math.isfinite, means))  # a learner that diverges has an error that is none
         spread = statistics.stdev(means) if finite and len(means) > 1 else None
         interval = statistics.fmean(figure.interval for figure in found)
-        return Ours(found[0].metric, statistics.fmean(means), interval, spread, len(found), found[0].transductive)
+        medians = [figure.median for figure in found if figure.median is not None]
+        strays = [figure.diverged for figure in found if figure.diverged]
+        return Ours(
+            found[0].metric, statistics.fmean(means), interval, spread, len(found), found[0].transductive, found[0].episodes,
+            statistics.fmean(medians) if medians else None, (len(strays), sum(strays)),
+        )  # fmt: skip
 
     @property
     def minutes(self) -> float | None:
@@ -155,7 +198,13 @@ def shown(metric: str, value: float) -> str:
     """An accuracy is in percent, and says enough with two decimals; an error may be small, or huge."""
     if metric == "accuracy":
         return f"{value:.2f}"
+    if 0 < abs(value) < SMALL:
+        return f"{value:.2g}"
     return f"{value:.3f}" if abs(value) < 1e4 else f"{value:.0e}"
+
+
+def _few(episodes: int) -> str:
+    return f" ({episodes} tasks)" if episodes < ENOUGH else ""
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
@@ -216,11 +265,16 @@ def standing(name: str, kept: Kept | None) -> tuple[Paper, Kept | None, bool] | 
 
 def _of_json(kept: Mapping[str, Any]) -> Kept:
     known = {f.name for f in fields(Kept)}
-    seeds = [
+    plain = {key: value for key, value in kept.items() if key in known}
+    earlier = [Earlier(before["settings"], _seeds(before["seeds"])) for before in kept.get("earlier", [])]
+    return Kept(**{**plain, "seeds": _seeds(kept["seeds"]), "earlier": earlier})
+
+
+def _seeds(kept: list[dict[str, Any]]) -> list[Seed]:
+    return [
         Seed(**{**seed, "figures": {name: restored(figure) for name, figure in seed["figures"].items()}})
-        for seed in kept["seeds"]
+        for seed in kept
     ]
-    return Kept(**{**{key: value for key, value in kept.items() if key in known}, "seeds": seeds})
 
 
 def restored(kept: Mapping[str, Any]) -> Figure:

@@ -42,55 +42,71 @@ def reproduce(
     paper = _paper(recipe)
     _check_rows(recipe, paper)
     with process_group() as ranks:  # one for all seeds: it cannot be joined twice
-        kept: Kept = ranks.agree(_known(recipe, results, say) if ranks.first else of_recipe(recipe))
+        kept: Kept = ranks.agree(_known(recipe, results) if ranks.first else of_recipe(recipe))
+        if ranks.first and kept.earlier and not kept.seeds:
+            say(
+                f"{results / recipe.name}.json was measured with other settings: those figures are kept in it as earlier ones"
+            )
         for seed in range(paper.seeds) if seeds is None else seeds:
             known = next((s for s in kept.seeds if s.seed == seed), None)
-            if known is not None and all(row.name in known.figures for row in paper.rows):
+            missing = [row for row in paper.rows if known is None or row.name not in known.figures]
+            if known is not None and not missing:
                 if ranks.first:
                     say(f"seed {seed}: measured on {known.date}")
                 continue
             one, run = recipe.changed(f"training.seed={seed}"), folder / f"{recipe.name}-seed{seed}"
+            learner = _kept_learner(known, results)
+            if learner is None:
+                if ranks.first:
+                    say(f"seed {seed}: training into {run}, budget {paper.minutes:g} minutes on two cores")
+                runs.train(one, run)
             if ranks.first:
-                say(f"seed {seed}: training into {run}, budget {paper.minutes:g} minutes on two cores")
-            runs.train(one, run)
-            if ranks.first:
-                found = _measured(one, paper, seed, run, results, say)
+                figures = _figures(one, missing, seed, learner or run, say)
+                found = _seed(one, seed, run, results, figures) if known is None else known.with_figures(figures)
+                if run.is_dir():
+                    keep_figures(run, found.figures)
                 with atomic.alone_in(results):
-                    kept = _known(recipe, results, say)  # anew: another process may have measured other seeds
+                    kept = _known(recipe, results)  # anew: another process may have measured other seeds
                     others = [s for s in kept.seeds if s.seed != seed]
                     kept = replace(kept, seeds=sorted([*others, found], key=lambda s: s.seed))
                     kept.write(results)
             kept = ranks.agree(kept)
+        if ranks.first and kept.seeds:  # targets may be others though nothing was to be measured
+            with atomic.alone_in(results):
+                _known(recipe, results).write(results)
     return kept
 
 
 def _check_rows(recipe: Recipe, paper: Paper) -> None:
     """Raise InputError for settings that are wrong, before hours of training and not after them."""
+    runs.refuse_recipe(recipe, (recipe.tasks("test", row.test) for row in paper.rows))
     for row in paper.rows:
         build({**recipe.settings["learner"], **recipe.tested(row.learner)}, "learner")
-    runs.refuse_recipe(recipe, *(recipe.tasks("test", row.test) for row in paper.rows))
 
 
-def _known(recipe: Recipe, results: Path, say: Callable[[str], None]) -> Kept:
+def _known(recipe: Recipe, results: Path) -> Kept:
     """What was measured of these settings; a figure that a row now means otherwise is left out."""
     path = results / f"{recipe.name}.json"
-    if not path.is_file():
-        return of_recipe(recipe)
-    before = read_kept(path)
-    kept = before.still(recipe)
-    if not before.is_of(recipe):
-        say(f"{path} was measured with other settings: it is written anew once a seed is measured with these")
-    elif kept != before:  # other targets, or fewer figures
-        kept.write(results)
-    return kept
+    return read_kept(path).still(recipe) if path.is_file() else of_recipe(recipe)
 
 
-def _measured(recipe: Recipe, paper: Paper, seed: int, run: Path, results: Path, say: Callable[[str], None]) -> Seed:
+def _kept_learner(known: Seed | None, results: Path) -> Path | None:
+    """Of a seed that only lacks a figure."""
+    found = results / known.model if known is not None and known.model is not None else None
+    return found if found is not None and found.is_file() else None
+
+
+def _figures(
+    recipe: Recipe, rows: Sequence[Row], seed: int, learner: Path, say: Callable[[str], None]
+) -> dict[str, Figure]:
     found = {}
-    for row in paper.rows:
-        found[row.name] = measured(recipe, row, run)
+    for row in rows:
+        found[row.name] = measured(recipe, row, learner)
         say(f"seed {seed}: {row.name}: {found[row.name].mean:.4g} ± {found[row.name].interval:.2g}")
-    keep_figures(run, found)
+    return found
+
+
+def _seed(recipe: Recipe, seed: int, run: Path, results: Path, figures: dict[str, Figure]) -> Seed:
     lines = [line for line in read_metrics(run / METRICS) if "seconds" in line]
     return Seed(
         seed=seed,
@@ -99,7 +115,7 @@ def _measured(recipe: Recipe, paper: Paper, seed: int, run: Path, results: Path,
         steps=lines[-1]["step"] if lines else 0,
         parameters=sum(p.numel() for p in training.load(run).parameters()),
         model=_keep(run, results, recipe.name) if seed == 0 else None,
-        figures=found,
+        figures=figures,
     )
 
 
@@ -127,6 +143,8 @@ class Again:
     @property
     def same(self) -> bool:
         """To what rounding may do."""
+        if self.found.diverged and self.recorded.diverged:  # how far is chance
+            return True
         a, b = self.found.mean, self.recorded.mean
         if not (math.isfinite(a) and math.isfinite(b)):
             return math.isfinite(a) == math.isfinite(b)  # one that diverged is recorded as no number

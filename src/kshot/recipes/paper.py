@@ -39,7 +39,7 @@ class Row:
         """How far a figure is above the paper's, below with a minus; nothing where the paper has none."""
         if self.published is None:
             return ""
-        gap = f"{mean - self.published:+.2f}"
+        gap = f"{mean - self.published:+.{4 if 0 < abs(self.published) < 0.1 else 2}f}"
         return "0.00" if float(gap) == 0 else gap.replace("-", "−")
 
 

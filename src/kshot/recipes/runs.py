@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def train(recipe: Recipe, folder: Path, *, tensorboard: bool = False) -> Done:
         start = time.perf_counter()
         learner, tasks, val = recipe.learner(), recipe.tasks("train"), recipe.validation()
         text = to_toml(recipe.settings)
-        refuse_recipe(recipe, recipe.tasks("test"))  # now, and not after hours
+        refuse_recipe(recipe, [recipe.tasks("test")])  # now, and not after hours
         if ranks.first and not (folder / checkpoint.LAST).is_file():
             atomic.write(folder / RECIPE, text)
         if not any(p.requires_grad for p in learner.parameters()):
@@ -44,7 +45,7 @@ def train(recipe: Recipe, folder: Path, *, tensorboard: bool = False) -> Done:
         return Done(time.perf_counter() - start, ranks.first)
 
 
-def refuse_recipe(recipe: Recipe, *tests: TaskSource) -> None:
+def refuse_recipe(recipe: Recipe, tests: Iterable[TaskSource]) -> None:
     """Raise InputError if its learner would be measured on classes that it was trained on, or chosen by."""
     trained, chosen = identities(recipe.tasks("train")), identities(recipe.validation())
     for tasks in tests:
