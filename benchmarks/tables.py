@@ -13,6 +13,7 @@ import itertools
 import json
 import re
 import sys
+from dataclasses import replace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -441,10 +442,35 @@ def sinusoid_paper(kept: dict[str, Kept]) -> str:
     return table(("squared error from", *(f"after {s}" for s in steps)), rows) + note
 
 
+def earlier(kept: dict[str, Kept]) -> str:
+    """What was measured on the test tasks before a recipe got the settings that it has."""
+    rows = []
+    for name, now in kept.items():
+        for before in now.earlier:
+            was, new = flat(before.settings), flat(now.settings)
+            ways = [key for key in {**was, **new} if key.startswith(("learner.", "tasks.train.", "training."))]
+            changed = [f"`{key}={was.get(key, 'default')}`" for key in ways if was.get(key) != new.get(key)]
+            then = replace(now, settings=before.settings, seeds=before.seeds)
+            aimed = [row for row in now.paper.rows if row.target is not None and then.ours(row.name)] or now.paper.rows
+            found = [(row.name, then.ours(row.name), now.ours(row.name)) for row in aimed]
+            figures = "; ".join(f"{row} {figure}, now {ours}" for row, figure, ours in found if figure is not None)
+            rows.append((f"`{name}`", then.date, ", ".join(changed) or "defaults", figures))
+    return table(("recipe", "measured", "what was different", "on test tasks"), rows)
+
+
+def flat(settings: Result, above: str = "") -> Result:
+    """Nested settings under dotted names."""
+    found: Result = {}
+    for key, value in settings.items():
+        found |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
+    return found
+
+
 COLLECTED: dict[str, Callable[[dict[str, Kept]], str]] = {
     "omniglot": omniglot,
     "omniglot: at a glance": omniglot_at_a_glance,
     "sinusoid-maml-paper": sinusoid_paper,
+    "earlier": earlier,
 }
 
 
