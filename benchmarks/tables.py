@@ -13,8 +13,8 @@ import itertools
 import json
 import re
 import sys
-from dataclasses import replace
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 

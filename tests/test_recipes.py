@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,20 @@ def test_new_classes_from_a_folder(tmp_path: Path) -> None:
     for row, wanted in zip(rows, chances.tolist(), strict=True):
         assert [float(row[f"p(class_0{c})"]) for c in range(4)] == pytest.approx(wanted, abs=1e-4)
         assert float(row["probability"]) == pytest.approx(max(wanted), abs=1e-4)
+
+
+def test_images_that_were_learned_from_are_not_counted_as_right(tmp_path: Path) -> None:
+    kshot_command("train", "glyphs-5w1s-protonet", *settings("tasks.classes=60"), "--out", tmp_path / "run")
+    characters = draw_glyphs(4, 5, split="test", size=28, seed=5)
+    write_folder(characters[:, :3], tmp_path / "support")
+    write_folder(characters[:, 2:], tmp_path / "query")  # one of three was shown
+
+    def said(query: Path) -> str:
+        folders = ("--support", tmp_path / "support", "--query", query, "--out", tmp_path / "predictions.csv")
+        return " ".join(kshot_command("adapt", tmp_path / "run", *folders).split())
+
+    assert re.search(r"\d of 8 right .*; 4 more are among the examples it learned from", said(tmp_path / "query"))
+    assert "0 of 0 right; 12 more are among the examples" in said(tmp_path / "support")
 
 
 def test_one_image_alone_is_classified_as_among_others(tmp_path: Path) -> None:

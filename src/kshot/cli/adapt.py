@@ -15,6 +15,7 @@ from kshot.cli.terminal import Alone, out
 from kshot.recipes.runs import RECIPE
 from kshot.tasks import from_folder
 from kshot.tasks.images import Invert, images_below
+from kshot.tasks.labelled import digests
 from kshot.types import Batch, InputError
 
 
@@ -64,10 +65,13 @@ def adapt(
     )
     truth = [f.relative_to(query.expanduser()).parent.as_posix() for f in files]
     if all(t in classes.names for t in truth):
-        right = sum(classes.names[b] == t for b, t in zip(best.tolist(), truth, strict=True))
-        out.print(
-            f"the query's sub-folders name the classes: {right} of {len(files)} right ({100 * right / len(files):.1f} %)"
-        )
+        known = set(digests(x))
+        new = [digest not in known for digest in digests(images.read(torch.arange(len(files))))]
+        right = sum(classes.names[b] == t for b, t, one in zip(best.tolist(), truth, new, strict=True) if one)
+        share = f"{right} of {sum(new)} right" + (f" ({100 * right / sum(new):.1f} %)" if any(new) else "")
+        shown = len(files) - sum(new)
+        less = f"; {shown} more are among the examples it learned from, and say nothing" if shown else ""
+        out.print(f"the query's sub-folders name the classes: {share}{less}")
     if learner.transductive:
         out.print(
             "note: this learner predicts all images together, so each prediction depends on the others; --alone predicts each "

@@ -14,9 +14,9 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from kshot import atomic, recipes, training
+from kshot import atomic, learners, recipes, training
 from kshot.audit import ENOUGH
-from kshot.cli.terminal import Changes, Seed, err, evaluated, only_tasks, out
+from kshot.cli.terminal import Alone, Changes, Seed, err, evaluated, only_tasks, out
 from kshot.evaluation import Evaluation
 from kshot.evidence import (
     Comparison,
@@ -55,7 +55,12 @@ def reproduce(
     A seed that was measured is not trained again; Ctrl-C saves, and the same command goes on.
     """
     if show or recipe is None:
-        out.print(_listed(recipes.names(), read_all(results), results))
+        kept = read_all(results)
+        if recipe is not None:
+            name = recipes.read(recipe).name
+            out.print(_listed([name], {name: kept[name]} if name in kept else {}, results))
+        else:
+            out.print(_listed(recipes.names(), kept, results))
         return
     chosen = recipes.read(recipe)
     if again:
@@ -78,11 +83,11 @@ def reproduce(
                 "another figure than the recorded one was measured: the code, the data or the versions changed"
             )
         return
-    kept = run_recipe(
+    done = run_recipe(
         chosen, folder, results, seeds=seed or None, say=lambda line: out.print(line, highlight=False, soft_wrap=True)
     )
     if Ranks().first:
-        out.print(_listed([kept.name], {kept.name: kept}, results))
+        out.print(_listed([done.name], {done.name: done}, results))
 
 
 def compare(
@@ -93,6 +98,7 @@ def compare(
     as_json: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write all numbers there.")
     ] = None,
+    alone: Alone = False,
 ) -> None:
     """Measure runs on the very same test tasks, and say which differences are more than chance.
 
@@ -106,9 +112,11 @@ def compare(
     found: list[tuple[str, Evaluation]] = []
     for place in run:
         tasks = recipe.tasks("test")
-        found.append((str(place), evaluated(training.load(place), recipe, tasks, number, seed, curves=False)))
+        learner = training.load(place)
+        learner = learners.alone(learner) if alone else learner
+        found.append((str(place), evaluated(learner, recipe, tasks, number, seed, curves=False)))
     (_, first), *others = found
-    comparison = compared(first, others, change)
+    comparison = compared(first, others, [*change, "--alone"] if alone else change)
     keep_comparison(run[0], comparison)
     out.print(_compared(str(run[0]), comparison))
     out.print(f"kept for its report: kshot report {run[0]}", highlight=False)
@@ -134,7 +142,7 @@ def _compared(run: str, c: Comparison) -> Group:
         gap = f"; against the first {scale * d.mean:+.3g} ± {scale * d.interval:.2g}{unit}, paired: {d.verdict}"
         block(other.run, other.mean, other.interval, other.transductive, gap)
     few = f", fewer than the {ENOUGH} of papers" if c.episodes < ENOUGH else ""
-    note = f"the same {c.episodes:,} test tasks for all{few}, seed {c.seed}; 95 % intervals over {c.over}"
+    note = f"the same {c.episodes:,} test tasks for all{few}, seed {c.seed}; 95 % intervals over {c.over}, {c.caveat}"
     return Group(*blocks, Text(note, style="dim"))
 
 
@@ -156,7 +164,7 @@ def _listed(names: Sequence[str], kept: dict[str, Kept], results: Path) -> Group
     legend = (
         "In a line: the figure, the paper's, ours with its 95 % interval over test tasks, ours less the paper's, our target. "
         "*: transductive. ‖: standard deviation of the seeds. Older settings: the recipe has others now; --again measures by "
-        f"the old ones. Read from {results}/, where {len(kept) or 'nothing'} was measured."
+        f"the old ones. Read from {results}/ (recipes measured there: {len(kept)})."
     )
     return Group(*blocks, Text(legend, style="dim"))
 

@@ -13,6 +13,7 @@ from kshot.audit import ENOUGH
 from kshot.cli.terminal import Alone, Changes, Run, Seed, evaluated, only_tasks, out
 from kshot.evaluation import Evaluation, Point
 from kshot.evidence import keep_evaluation, read_evaluation
+from kshot.evidence.kept import shown as figure
 from kshot.recipes.runs import recipe_of
 from kshot.recipes.runs import train as train_into
 
@@ -79,10 +80,14 @@ def _evaluation_table(recipe: recipes.Recipe, found: Evaluation) -> Table:
     scale, unit = (100, " %") if found.metric == "accuracy" else (1, "")
 
     def shown(mean: float, interval: float) -> str:
-        return f"{scale * mean:.2f} ± {scale * interval:.2f}{unit}" if scale == 100 else f"{mean:.3f} ± {interval:.3f}"
+        return " ± ".join(figure(found.metric, scale * value) for value in (mean, interval)) + unit
 
     def curve(points: list[Point]) -> str:
-        return "   ".join(f"{p.at}: {scale * p.mean:.1f}" if scale == 100 else f"{p.at}: {p.mean:.3f}" for p in points)
+        widest = short(max(p.interval for p in points))
+        return "   ".join(f"{p.at}: {short(p.mean)}" for p in points) + f"{unit}   (each ± {widest} or less)"
+
+    def short(value: float) -> str:
+        return f"{scale * value:.1f}" if scale == 100 else figure(found.metric, value)
 
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row(f"[bold]{found.metric}[/]", f"[bold]{shown(found.mean, found.interval)}[/]  (95 % interval)")
@@ -93,7 +98,7 @@ def _evaluation_table(recipe: recipes.Recipe, found: Evaluation) -> Table:
         table.add_row("calibration error", f"{100 * found.calibration.ece:.1f} %")
     for name, points in (("steps", found.steps_curve), ("shots", found.shots_curve)):
         if points:
-            table.add_row(f"after {name} ({found.curve_episodes:,} tasks)", curve(points) + unit)
+            table.add_row(f"after {name} ({found.curve_episodes:,} tasks)", curve(points))
     table.add_row("time to adapt", f"{found.adapt_ms:.1f} ms")
     if found.transductive:
         table.add_row(

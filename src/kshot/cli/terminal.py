@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -56,6 +57,13 @@ def sentences(command: Command) -> Command:
 def only_tasks(changes: list[str]) -> None:
     """Raise InputError for changes of a run that is only measured: its learner is as it was trained."""
     for change in changes:
+        if "=" not in change:
+            raise InputError(f"--set {change!r} is no setting: give KEY=VALUE, such as tasks.test.shots=5")
+        if re.match(r"\s*tasks\.(train|val)\b", change):
+            raise InputError(
+                f"--set {change!r} would change what the run was trained on, and it is only measured: set tasks.test.…, such as "
+                "tasks.test.shots=5"
+            )
         if change.strip().split(".")[0] not in ("tasks", "evaluation"):
             raise InputError(
                 f"--set {change!r} would change how the run was trained, and it is only measured: change tasks, such as "

@@ -47,6 +47,10 @@ class Comparison:
     others: list[Other]
 
     @property
+    def caveat(self) -> str:
+        return "of one training each: with another seed each may come out otherwise"
+
+    @property
     def over(self) -> str:
         """What the intervals are over."""
         groups = max((other.difference.groups for other in self.others), default=0)

@@ -171,6 +171,8 @@ def measure_again(
         raise InputError(f"{path} has no figure {min(missing)!r}: it has {', '.join(seed.figures)}")
     chosen = [row for row in kept.paper.rows if row.name in (rows or seed.figures)]
     learner = results / seed.model
+    if not learner.is_file():
+        raise InputError(f"{learner} is not there any more: `kshot reproduce {name} --results mine` trains another")
     return [Again(row.name, seed.figures[row.name], measured(kept.recipe, row, learner, progress)) for row in chosen]
 
 

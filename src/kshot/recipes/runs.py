@@ -55,6 +55,11 @@ def refuse_recipe(recipe: Recipe, tests: Iterable[TaskSource]) -> None:
 
 def recipe_of(run: Path, changes: list[str]) -> Recipe:
     """The recipe that a run was trained by, under the run's name."""
+    if run.is_file():
+        raise InputError(
+            f"{run} is a saved learner, which does not say what to test it on: give the folder of its run, or from Python "
+            "kshot.evaluate(kshot.load(path), tasks)"
+        )
     if not (run / RECIPE).is_file():
         raise InputError(
             f"{run} is not the folder of a run, it has no {RECIPE}: make one with `kshot train … --out {run}`"

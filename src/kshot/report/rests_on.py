@@ -69,7 +69,7 @@ def _beside_others(r: Report, c: Comparison) -> str:
         rows.append((other.run, of(other.mean, other.interval) + " *" * other.transductive, gap, d.verdict))
     changes = f", with {', '.join(c.changes)}" if c.changes else ""
     caption = f"Other runs on the very same {c.episodes:,} tasks{changes}; {metric_name(c.metric)}{f' in {unit}' if unit else ''}"
-    note = f"Differences are taken task by task; 95\u00a0% intervals over {c.over}."
+    note = f"Differences are taken task by task; 95\u00a0% intervals over {c.over}, {c.caveat}."
     heads = ("", metric_name(c.metric), "less this run, paired", "")
     stars = _transductive(c.transductive or any(other.transductive for other in c.others))
     return _table(caption, heads, rows) + f'<p class="note">{escape(note)}</p>' + stars
