@@ -5,13 +5,16 @@ classes that look alike.
 
 A prototype network throughout, trained once as the recipe omniglot-5w1s-protonet says but for STEPS steps, on tasks that differ;
 each test is 5-way 1-shot where nothing else is said, over 1,000 tasks with 15 queries a class. Differences are paired, task by
-task. Interrupted, it goes on.
+task. How much the choice of five alphabets matters is shown by two such choices at random beside the Latin-like ones.
+Interrupted, it goes on: what was measured of a learner lies beside its run.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +25,11 @@ from evidence import record
 from torch import Tensor
 
 import kshot
-from kshot import recipes
+from kshot import atomic, recipes
 from kshot.intervals import mean_interval
 from kshot.models import Conv4
 from kshot.tasks import Episodes, Glyphs, Labelled, Omniglot, omniglot
+from kshot.training.checkpoint import fingerprint
 from kshot.types import Task, draw, seeded
 
 STEPS, EPISODES = 2000, 1000
@@ -81,16 +85,28 @@ DAMAGES: dict[str, Damage] = {
 }
 
 
-def trained(name: str, tasks: Any, runs: Path, **changes: Any) -> kshot.MetaLearner:
+def trained(name: str, tasks: Any, runs: Path, **changes: Any) -> Measured:
     recipe = recipes.read(RECIPE)
     settings = {**recipe.training, "steps": STEPS, "average": 0.98, **changes}
     print(f"training on {name}", flush=True)
     kshot.fit(recipe.learner(), tasks, out=runs / name, progress=False, **settings)
-    return kshot.load(runs / name)
+    return Measured(kshot.load(runs / name), runs / name)
 
 
-def measured(learner: kshot.MetaLearner, tasks: Any) -> kshot.Evaluation:
-    return kshot.evaluate(learner, tasks, EPISODES, curves=False)
+class Measured:
+    """A learner's evaluations, each made once."""
+
+    def __init__(self, learner: kshot.MetaLearner, place: Path) -> None:
+        self.learner, self.place, self.of = learner, place, fingerprint(place) if place.exists() else ""
+
+    def __call__(self, test: str, tasks: Any) -> kshot.Evaluation:
+        path = self.place / "measured" / f"{test}.json"
+        kept = json.loads(path.read_text()) if path.is_file() else {}
+        if kept.pop("of", None) != self.of or kept.get("episodes") != EPISODES:
+            found = kshot.evaluate(self.learner, tasks, EPISODES, curves=False)
+            atomic.write(path, json.dumps({"of": self.of, **found.to_dict()}))
+            return found
+        return kshot.Evaluation.from_dict(kept)
 
 
 def row(
@@ -106,16 +122,26 @@ def row(
     return line
 
 
-def by_alphabets(latin: bool) -> Labelled:
-    """153 characters in four rotations: of the Latin-like alphabets, or of all the others."""
+def by_alphabets(chosen: Sequence[str], characters: int) -> Labelled:
+    """So many characters of these alphabets, at random if there are more, each in four rotations."""
     every = omniglot("trainval")
-    is_latin = [name.split("/")[0] in LATIN for name in every.groups or ()]
-    chosen = [c for c, known in enumerate(is_latin) if known == latin]
-    if not latin:
-        quarter = len(chosen) // 4  # rotations stand one after the other
-        some = torch.randperm(quarter, generator=seeded(0))[: sum(is_latin) // 4].tolist()
-        chosen = [chosen[k * quarter + i] for k in range(4) for i in some]
-    return every.only(chosen)
+    alphabet = [name.split("/")[0] for name in every.groups or ()]
+    quarter = len(alphabet) // 4  # rotations stand one after the other
+    upright = [c for c in range(quarter) if alphabet[c] in chosen]
+    some = [upright[i] for i in torch.randperm(len(upright), generator=seeded(0))[:characters].tolist()]
+    return every.only([k * quarter + c for k in range(4) for c in some])
+
+
+def five_others(choice: int, characters: int) -> tuple[str, ...]:
+    """Five alphabets at random that are not Latin-like, the first such choice that has so many characters."""
+    every = omniglot("trainval")
+    count = Counter(name.split("/")[0] for name in (every.groups or ())[: len(every) // 4])
+    others = sorted(count.keys() - {*LATIN})
+    for attempt in range(1000):
+        picked = [others[i] for i in torch.randperm(len(others), generator=seeded(choice, attempt))[:5].tolist()]
+        if sum(count[name] for name in picked) >= characters:
+            return tuple(sorted(picked))
+    raise ValueError(f"no five alphabets have {characters} characters")
 
 
 def but_for(data: Labelled, alphabet: str) -> Labelled:
@@ -128,63 +154,59 @@ def main() -> None:
     runs = parser.parse_args().runs
     omni = recipes.read(RECIPE).tasks("train")
     many = {"ways": omni.ways, "shots": omni.shots, "queries": omni.queries, **omni.looks}
+    latin = by_alphabets(LATIN, 10**6)
+    size = len(latin) // 4
+    others = [five_others(choice, size) for choice in range(2)]
+    controls = [f"five others: {', '.join(chosen)}" for chosen in others]
     sources: dict[str, Any] = {
         "Omniglot": omni,
         "generated characters": Glyphs("train", classes=4800, **many),
-        "Latin-like alphabets": Episodes(by_alphabets(latin=True), **many),
-        "as many characters of others": Episodes(by_alphabets(latin=False), **many),
+        "Latin-like alphabets": Episodes(latin, **many),
+        **{name: Episodes(by_alphabets(chosen, size), **many) for name, chosen in zip(controls, others, strict=True)},
     }
     learners = {name: trained(name, tasks, runs) for name, tasks in sources.items()}
     five = Omniglot("trainval", **{**many, "ways": 5, "queries": 5})  # 12 of them have as many images
     learners["5-way tasks of Omniglot"] = trained("5-way tasks of Omniglot", five, runs, meta_batch=12)
+    pixels = Measured(kshot.NearestCentroid(distance="cosine"), runs / "pixels")
 
     whole = {"Omniglot": Omniglot("test"), "generated characters": Glyphs("test")}
     rows = []
     for tested, tasks in whole.items():
-        at_home = measured(learners[tested], tasks)
+        at_home = learners[tested](tested, tasks)
         rows.append(row("domains", tested, tested, at_home))
         other = next(name for name in whole if name != tested)
-        rows.append(row("domains", other, tested, measured(learners[other], tasks), at_home))
-        pixels = measured(kshot.NearestCentroid(distance="cosine"), tasks)
-        rows.append(row("domains", "nothing: raw pixels, nearest centroid", tested, pixels, at_home))
+        rows.append(row("domains", other, tested, learners[other](tested, tasks), at_home))
+        rows.append(row("domains", "nothing: raw pixels, nearest centroid", tested, pixels(tested, tasks), at_home))
 
-    foreign = Episodes(but_for(omniglot("test"), LATIN_TOO), 5, 1, 15)
-    mixed, latin = (
-        measured(learners[name], foreign) for name in ("as many characters of others", "Latin-like alphabets")
-    )
-    rows.append(row("alphabets", "as many characters of others", "alphabets that are not Latin-like", mixed))
-    rows.append(row("alphabets", "Latin-like alphabets", "alphabets that are not Latin-like", latin, mixed))
+    foreign, title = Episodes(but_for(omniglot("test"), LATIN_TOO), 5, 1, 15), "alphabets that are not Latin-like"
+    first, second, like_latin = (learners[name](title, foreign) for name in (*controls, "Latin-like alphabets"))
+    rows.append(row("alphabets", controls[0], title, first))
+    rows.append(row("alphabets", controls[1], title, second, first))
+    rows.append(row("alphabets", f"Latin-like: {', '.join(LATIN)}", title, like_latin, first))
 
-    undamaged = measured(learners["Omniglot"], whole["Omniglot"])
+    undamaged = learners["Omniglot"]("Omniglot", whole["Omniglot"])
     rows.append(row("damage", "Omniglot", "Omniglot", undamaged))
     for name, damage in DAMAGES.items():
-        damaged = measured(learners["Omniglot"], Damaged(whole["Omniglot"], damage))
+        damaged = learners["Omniglot"](name, Damaged(whole["Omniglot"], damage))
         rows.append(row("damage", "Omniglot", name, damaged, undamaged))
 
     asked = {f"{ways}-way": Omniglot("test", ways) for ways in (5, 20, 50)}
     asked["5 to 20 ways, 1 to 5 shots"] = Omniglot("test", (5, 20), (1, 5), balanced=False)
     for name, tasks in asked.items():
-        few = measured(learners["5-way tasks of Omniglot"], tasks)
+        few = learners["5-way tasks of Omniglot"](name, tasks)
         rows.append(row("ways", "5-way tasks", name, few))
-        rows.append(row("ways", f"{omni.ways}-way tasks", name, measured(learners["Omniglot"], tasks), few))
+        rows.append(row("ways", f"{omni.ways}-way tasks", name, learners["Omniglot"](name, tasks), few))
 
     for ways in (5, 20):
-        rows.append(
-            row(
-                "alike",
-                "Omniglot",
-                f"{ways}-way, of all alphabets",
-                measured(learners["Omniglot"], asked[f"{ways}-way"]),
-            )
-        )
-        of_one = measured(learners["Omniglot"], Omniglot("test", ways, alike=1.0))
-        rows.append(row("alike", "Omniglot", f"{ways}-way, all of one alphabet", of_one))
+        title, of_one = f"{ways}-way, of all alphabets", f"{ways}-way, all of one alphabet"
+        rows.append(row("alike", "Omniglot", title, learners["Omniglot"](f"{ways}-way", asked[f"{ways}-way"])))
+        rows.append(row("alike", "Omniglot", of_one, learners["Omniglot"](of_one, Omniglot("test", ways, alike=1.0))))
     settings = {
         "recipe": recipes.read(RECIPE).settings,
         "steps": STEPS,
         "test tasks": EPISODES,
-        "Latin-like": LATIN,
-        "left out with them": LATIN_TOO,
+        "characters of five alphabets": size,
+        "left out of the test with them": LATIN_TOO,
     }
     settings["parameters"] = sum(p.numel() for p in Conv4().parameters())
     print("written to", record("across", settings, rows))

@@ -30,7 +30,7 @@ from kshot.types import InputError, Task
 
 RUNS = Path("runs")
 EPISODES, STEPS, QUERIES, SHOTS = 600, 20, 5, (1, 2, 5, 10, 15)
-SETTINGS = {"test tasks": EPISODES, "test seed": 0, "queries": QUERIES}
+SETTINGS = {"test tasks": EPISODES, "test seed": 0, "queries": QUERIES, "steps": STEPS, "shots": list(SHOTS)}
 
 
 class OneShot:
@@ -67,6 +67,9 @@ def learners() -> dict[str, tuple[str, str, kshot.MetaLearner]]:
 
 
 def steps_curve(learner: kshot.MetaLearner) -> list[Point]:
+    """Empty for a learner that does not learn in steps."""
+    if len(learner.trajectory(OneShot().sample(1, kshot.seeded(0))[0].support, 1)) == 1:
+        return []
     found = kshot.evaluate(learner, OneShot(), EPISODES, curve_steps=STEPS, curve_episodes=EPISODES)
     return found.steps_curve or []
 

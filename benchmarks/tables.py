@@ -112,7 +112,12 @@ def across(r: Result) -> str:
         gap = f"{100 * x['gap']:+.2f} ± {100 * x['gap, interval']:.2f}".replace("-", "−") if "gap" in x else ""
         rows.append((question, x["trained on"], x["tested on"], percent(x), gap))
         last = x["question"]
-    note = "\n\nA difference is to the nearest line above that has none, on the same tasks."
+    trained, recipe = r["settings"]["steps"], r["settings"]["recipe"]["training"]["steps"]
+    note = (
+        "\n\nA difference is to the nearest line above that has none, on the same tasks, and its interval is over those. One "
+        f"training each, of {trained:,} steps where the recipe takes {recipe:,}: how much another seed would change is not in it. "
+        "Of 180-way tasks one is met a step, with one query a class; of 5-way tasks twelve, with five: about as many images."
+    )
     return table(("", "trained on", "tested on", "accuracy, %", "difference, paired"), rows) + note + source(r)
 
 
@@ -373,7 +378,9 @@ def omniglot_at_a_glance(kept: dict[str, Kept]) -> str:
         if found is None or found[1] is None or not found[1].seeds:
             continue
         paper, ours, older = found
-        line = cells.setdefault(name.split("-", 2)[2], {})
+        _, trained_on, learner = name.split("-", 2)
+        line = cells.setdefault(learner + ", of 5-shot tasks" * trained_on.endswith("5s"), {})
+        line["seeds"] = f"{len(ours.seeds)} of {paper.seeds}"
         for row in (row for row in paper.rows if row.name in OMNIGLOT):
             published = f" ({row.published:.1f})" if row.published is not None else ""
             if (figure := ours.ours(row.name)) is None:  # a row that the recipe gained since
@@ -381,8 +388,9 @@ def omniglot_at_a_glance(kept: dict[str, Kept]) -> str:
             line[row.name] = (
                 f"{figure.mean:.2f} ± {figure.interval:.2f}{' *' * figure.transductive}{' †' * older}{published}"
             )
-    rows = [(learner, *(line.get(column, "") for column in OMNIGLOT)) for learner, line in cells.items()]
-    return table(("accuracy, % (the paper's)", *OMNIGLOT), rows)
+    columns = (*OMNIGLOT, "seeds")
+    rows = [(learner, *(line.get(column, "") for column in columns)) for learner, line in cells.items()]
+    return table(("accuracy, % (the paper's)", *columns), rows)
 
 
 def omniglot(kept: dict[str, Kept]) -> str:
@@ -518,47 +526,57 @@ def picture_of_meta_step(r: Result) -> bytes:
 
 
 def picture_of_learning_speed(r: Result) -> bytes:
-    """Accuracy against steps and against examples, a line a learner; families by their colour, names at the lines' ends."""
+    """Errors against steps and against examples, a line a learner: families by their colour, learners by their marker."""
     from kshot.report.canvas import ACCENT, INK, MUTED, name_axes, png
 
     colours = {"gradient": ACCENT, "metric": INK}
+    markers = {row["learner"]: "os^DvPX<>ph*d8"[i % 14] for i, row in enumerate(r["rows"])}
 
     def draw(figure: Any) -> None:
         for left, key, x in (
             (0.06, "steps", "adaptation steps, from one example a class"),
-            (0.55, "shots", "examples a class"),
+            (0.56, "shots", "examples a class"),
         ):
-            ax = figure.add_axes((left, 0.13, 0.33, 0.76))
-            name_axes(ax, x, "accuracy, %")
+            ax = figure.add_axes((left, 0.11, 0.29, 0.80))
+            name_axes(ax, x, "errors, % (95 % interval)")
+            ax.set_yscale("log")
+            ax.set_xlim(r["rows"][0][key][0]["at"] - 0.4, max(p["at"] for row in r["rows"] for p in row[key]) + 0.4)
             ends = []
-            for row in r["rows"]:
-                if len(row[key]) < 2:
-                    continue
-                colour = colours.get(row["family"], MUTED)
-                at, mean = [p["at"] for p in row[key]], [100 * p["accuracy"] for p in row[key]]
-                half = [100 * p["interval"] for p in row[key]]
-                low, high = ([m + sign * h for m, h in zip(mean, half, strict=True)] for sign in (-1, 1))
-                ax.fill_between(at, low, high, color=colour, alpha=0.12, linewidth=0)
-                ax.plot(
-                    at, mean, color=colour, linewidth=1.4, linestyle="-" if row["family"] in colours else (0, (4, 2))
-                )
-                ends.append((mean[-1], row["learner"] + " *" * row["transductive"], colour, at[-1]))
-            spread_labels(ax, ends)
+            for row in (row for row in r["rows"] if len(row[key]) > 1):
+                colour, line = colours.get(row["family"], MUTED), "-" if row["family"] in colours else (0, (4, 2))
+                at, error = [p["at"] for p in row[key]], [100 * (1 - p["accuracy"]) for p in row[key]]
+                half = [min(100 * p["interval"], 0.9 * e) for p, e in zip(row[key], error, strict=True)]
+                looks = {"color": colour, "linewidth": 1.2, "linestyle": line, "elinewidth": 0.7, "markersize": 3.5}
+                ax.errorbar(at, error, half, marker=markers[row["learner"]], **looks)
+                name = row["learner"] + " *" * row["transductive"]
+                ends.append((at[-1], error[-1], name, colour, markers[row["learner"]]))
             ax.set_xticks(SOME_SHOTS if key == "shots" else SOME_STEPS)
+            ticks = [y for y in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if ax.get_ylim()[0] <= y <= ax.get_ylim()[1]]
+            ax.set_yticks(ticks, [f"{y:g}" for y in ticks])
+            ax.minorticks_off()
+            name_ends(ax, ends)
 
-    return png(draw, 9.6, 4.6)
+    return png(draw, 10.0, 5.2)
 
 
-def spread_labels(ax: Any, ends: list[tuple[float, str, str, float]]) -> None:
-    """Names at the right, in the order of the lines' ends, far enough apart to be read."""
-    low, high = ax.get_ylim()
-    gap, last = (high - low) / 24, float("inf")
-    for y, name, colour, x in sorted(ends, reverse=True):
-        place = min(y, last - gap)
+def name_ends(ax: Any, ends: list[tuple[float, float, str, str, str]]) -> None:
+    """Names at the right, in the order of the lines' ends and far enough apart to be read, each led to its line."""
+    height = [float(ax.transAxes.inverted().transform(ax.transData.transform((x, y)))[1]) for x, y, *_ in ends]
+    order = sorted(range(len(ends)), key=lambda i: height[i])
+    gap, places = 0.052, dict(enumerate(height))
+    for below, i in itertools.pairwise(order):
+        places[i] = max(places[i], places[below] + gap)
+    top = 1.0
+    for i in reversed(order):
+        places[i] = top = min(places[i], top)
+        top -= gap
+    for i, (x, y, name, colour, marker) in enumerate(ends):
+        leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.7, "shrinkA": 0, "shrinkB": 0}
         ax.annotate(
-            name, (x, y), (x + 0.03 * x + 0.2, place), fontsize=7.5, color=colour, va="center", annotation_clip=False
+            "", (x, y), (1.085, places[i]), textcoords="axes fraction", annotation_clip=False, arrowprops=leader
         )
-        last = place
+        ax.plot(1.10, places[i], marker, color=colour, markersize=3.5, transform=ax.transAxes, clip_on=False)
+        ax.text(1.125, places[i], name, transform=ax.transAxes, fontsize=7.5, color=colour, va="center")
 
 
 PICTURES: dict[str, Callable[[Result], bytes]] = {
