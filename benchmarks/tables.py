@@ -115,7 +115,7 @@ def across(r: Result) -> str:
     trained, recipe = r["settings"]["steps"], r["settings"]["recipe"]["training"]["steps"]
     note = (
         "\n\nA difference is to the nearest line above that has none, on the same tasks, and its interval is over those. One "
-        f"training each, of {trained:,} steps where the recipe takes {recipe:,}: how much another seed would change is not in it. "
+        f"training each, of {trained:,} steps where the recipe takes {recipe:,}: what another seed would change is not in it. "
         "Of 180-way tasks one is met a step, with one query a class; of 5-way tasks twelve, with five: about as many images."
     )
     return table(("", "trained on", "tested on", "accuracy, %", "difference, paired"), rows) + note + source(r)
