@@ -29,7 +29,6 @@ bench: .venv-bench/installed
 	.venv-bench/bin/python benchmarks/sampling.py
 	.venv-bench/bin/python benchmarks/sinusoid.py
 	$(ONE_THREAD) .venv-bench/bin/python benchmarks/navigation.py
-	.venv-bench/bin/python benchmarks/glyphs_to_omniglot.py
 	.venv-bench/bin/python benchmarks/across.py
 	.venv-bench/bin/python benchmarks/learning_speed.py
 	$(ONE_THREAD) .venv-bench/bin/python benchmarks/glyph_learners.py

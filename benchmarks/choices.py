@@ -22,7 +22,7 @@ from evidence import RESULTS, record
 
 import kshot
 from kshot import recipes
-from kshot.evidence import as_tested
+from kshot.evidence import Figure, as_tested
 from kshot.recipes import runs
 from kshot.recipes.paper import Row
 from kshot.settings import arguments
@@ -59,6 +59,8 @@ def main() -> None:
         found = kshot.evaluate(learner, tasks, recipe.episodes, OTHER_SEED, curves=False)
         print(f"{label}: {row.name}: {found}", flush=True)
         figure = {"figure": row.name, "metric": found.metric, "mean": found.mean, "interval": found.interval}
+        if (astray := Figure.of(found)).diverged:
+            figure |= {"mean": None, "interval": None, "median": astray.median, "diverges on tasks": astray.diverged}
         rows.append({**trained, "minutes": round(minutes, 1), **figure, "date": time.strftime("%Y-%m-%d")})
     print("written to", record("choices", {"test seed": OTHER_SEED}, [*others(rows), *rows]))
 

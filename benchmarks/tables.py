@@ -99,11 +99,6 @@ def strategy(r: Result) -> str:
     )
 
 
-def glyphs_to_omniglot(r: Result) -> str:
-    rows = [(x["test"], x["learner"], percent(x)) for x in r["rows"]]
-    return table(("test classes from", "learner", "accuracy, %"), rows) + source(r)
-
-
 def across(r: Result) -> str:
     """What changes between training and test, in groups."""
     rows, last = [], ""
@@ -306,9 +301,7 @@ def choices(r: Result) -> str:
             f"{x['steps']:,}",
             ", ".join(f"`{change}`" for change in x["changes"] if not change.startswith("training.steps="))
             or "as it is",
-            percent({"accuracy": x["mean"], "interval": x["interval"]}) + " %"
-            if x["metric"] == "accuracy"
-            else f"{x['mean']:.3f} ± {x['interval']:.3f}",
+            chosen_by(x),
         )
         for lines in by_recipe(r["rows"])
         for first in lines[:1]
@@ -316,6 +309,15 @@ def choices(r: Result) -> str:
     ]
     every = {**r, "command": "python benchmarks/choices.py RECIPE --set …"}
     return table(("recipe", "figure", "steps", "changed", "on validation tasks"), rows) + source(every)
+
+
+def chosen_by(x: Result) -> str:
+    if x["metric"] == "accuracy":
+        return percent({"accuracy": x["mean"], "interval": x["interval"]}) + " %"
+    if x["mean"] is None:
+        strays = x["diverges on tasks"]
+        return f"median {x['median']:.3f}; diverges on {strays} task{'s' * (strays > 1)}"
+    return f"{x['mean']:.3f} ± {x['interval']:.3f}"
 
 
 def by_recipe(rows: Sequence[Result]) -> list[list[Result]]:
@@ -346,7 +348,7 @@ def learning_speed(r: Result) -> str:
 
 TABLES: dict[str, Callable[[Result], str]] = {
     "glyph-learners": glyph_learners,
-    "glyphs-to-omniglot": glyphs_to_omniglot,
+    "across": across,
     "sinusoid": sinusoid,
     "sinusoid-learners": sinusoid_learners,
     "strategy": strategy,

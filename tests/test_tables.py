@@ -8,6 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from kshot import recipes
+
 ROOT = Path(__file__).parent.parent
 spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
 assert spec is not None
@@ -22,6 +24,16 @@ def test_the_tables_are_those_of_the_results() -> None:
         assert tables.filled(page) == page, "run `make tables`"
     for name in (*tables.TABLES, *tables.COLLECTED):
         assert sum(page.count(f"<!-- table: {name} -->") for page in pages) == 1, name
+
+
+def test_every_result_stands_on_a_page() -> None:
+    shown = {name.partition(":")[0] for name in tables.TABLES}
+    for path in (ROOT / "results").glob("*.json"):
+        if path.stem in shown:
+            continue
+        name = recipes.read(path.stem).name  # or it is of no recipe
+        collected = "omniglot" if name.startswith("omniglot-") else name
+        assert collected in tables.COLLECTED, f"{path.name} is in no table"
 
 
 def test_a_changed_result_would_be_noticed() -> None:

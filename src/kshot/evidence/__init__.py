@@ -9,11 +9,12 @@ from kshot.evidence.beside import (
     read_evaluation,
     read_figures,
 )
-from kshot.evidence.kept import Kept, reached, read_all, read_kept, standing
+from kshot.evidence.kept import Figure, Kept, reached, read_all, read_kept, standing
 from kshot.evidence.reproduce import as_tested, measure_again, reproduce
 
 __all__ = [
     "Comparison",
+    "Figure",
     "Kept",
     "as_tested",
     "compared",
