@@ -331,7 +331,7 @@ SOME_STEPS, SOME_SHOTS = (0, 1, 5, 20), (1, 2, 5, 10, 15)
 def learning_speed(r: Result) -> str:
     def at(points: list[dict[str, float]], where: int) -> str:
         found = next((p for p in points if p["at"] == where), None)
-        return f"{100 * found['accuracy']:.1f}" if found else ""
+        return f"{100 * found['accuracy']:.1f} ± {100 * found['interval']:.1f}" if found else ""
 
     rows = [
         (
@@ -366,6 +366,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "flat-memory": flat_memory,
     "sampling": sampling,
     "choices": choices,
+    "learning-speed": learning_speed,
 }
 
 
