@@ -59,7 +59,7 @@ def main() -> None:
         found = kshot.evaluate(learner, tasks, recipe.episodes, OTHER_SEED, curves=False)
         print(f"{label}: {row.name}: {found}", flush=True)
         figure = {"figure": row.name, "metric": found.metric, "mean": found.mean, "interval": found.interval}
-        if (astray := Figure.of(found)).diverged:
+        if (astray := Figure.of(found)).diverged:  # then the mean is that of a few tasks
             figure |= {"mean": None, "interval": None, "median": astray.median, "diverges on tasks": astray.diverged}
         rows.append({**trained, "minutes": round(minutes, 1), **figure, "date": time.strftime("%Y-%m-%d")})
     print("written to", record("choices", {"test seed": OTHER_SEED}, [*others(rows), *rows]))

@@ -29,5 +29,5 @@ def record(name: str, settings: dict[str, Any], rows: Sequence[dict[str, Any]], 
         "rows": list(rows),
     }
     path = RESULTS / f"{name}.json"
-    atomic.write(path, json.dumps(content, indent=1) + "\n")
+    atomic.write(path, json.dumps(atomic.finite(content), indent=1) + "\n")
     return path

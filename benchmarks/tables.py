@@ -325,6 +325,7 @@ def by_recipe(rows: Sequence[Result]) -> list[list[Result]]:
     return [list(lines) for _, lines in itertools.groupby(ordered, lambda x: x["recipe"])]
 
 
+OF_ONE_SHOT = "omniglot-5w1s-"
 SOME_STEPS, SOME_SHOTS = (0, 1, 5, 20), (1, 2, 5, 10, 15)
 
 
@@ -343,7 +344,11 @@ def learning_speed(r: Result) -> str:
         for x in sorted(r["rows"], key=lambda x: -x["shots"][0]["accuracy"])
     ]
     heads = ("learner", "family", *(counted(s) for s in SOME_STEPS), *(f"{k} shot{'s' * (k > 1)}" for k in SOME_SHOTS))
-    return table(heads, rows) + "\n\n\\* transductive: the 25 queries of a task are predicted together." + source(r)
+    note = "\n\n\\* transductive: the 25 queries of a task are predicted together."
+    every = (name.removeprefix(OF_ONE_SHOT) for name in recipes.names() if name.startswith(OF_ONE_SHOT))
+    if missing := [name for name in every if all(x["learner"] != name for x in r["rows"])]:
+        note += f" Not measured yet: {', '.join(missing)}."
+    return table(heads, rows) + note + source(r)
 
 
 TABLES: dict[str, Callable[[Result], str]] = {
