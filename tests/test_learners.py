@@ -366,6 +366,23 @@ def test_names_of_papers_are_choices_of_maml() -> None:
     assert kshot.MetaLSTM(model, hypergradient="unrolled").hypergradient == "unrolled"
 
 
+def test_each_minibatch_of_reptile_has_its_share_of_every_class() -> None:
+    """In whichever order the examples come: by hand, a step on each part in turn."""
+    torch.manual_seed(0)
+    task = one_task(ways=3, shots=1, queries=3)
+    learner = kshot.Reptile(MLP(4, (6,), 3).double(), rule=SGD(0.1), steps=2, minibatches=2).double()
+    x, y = task.examples.x, task.examples.y  # four of each class
+    parts = [torch.cat([(y == c).nonzero()[part::2, 0] for c in range(3)]) for part in range(2)]
+    moved = copy.deepcopy(learner.model)
+    optimizer = torch.optim.SGD(moved.parameters(), 0.1)
+    for part in parts:
+        optimizer.zero_grad()
+        cross_entropy(moved(x[part]), y[part]).backward()
+        optimizer.step()
+    there = [(p - q).square().sum() for p, q in zip(moved.parameters(), learner.model.parameters(), strict=True)]
+    close(learner.loss(task), torch.stack(there).sum() / 2)
+
+
 def test_cavia_moves_the_context_alone_and_starts_at_zero() -> None:
     task = regression()[0]
     learner = kshot.CAVIA(MLP(3, (8,), 1), loss=mse_loss, context=2, rule=SGD(0.5), steps=2).double()
