@@ -40,6 +40,7 @@ bench: .venv-bench/installed
 
 tables: .venv/installed
 	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python benchmarks/pictures.py
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

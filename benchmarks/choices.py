@@ -3,10 +3,11 @@
     KSHOT_DATA=... python benchmarks/choices.py omniglot-5w1s-maml --set training.steps=4000 --set learner.rule.lr=1.0
 
 --at-test KEY=VALUE changes the trained learner when it is measured, such as eval_steps=5; --figure NAME measures that one alone.
-Each call adds lines to results/choices.json, one for each figure of the recipe's [paper] section, in place of those with the same
-changes. A source with splits is trained on 'train' and measured on 'val'; tasks without classes, such as sinusoids, are measured
-with another seed than the test's. The runs are kept in runs/choices/, so that two can be compared on the same tasks:
-kshot compare RUN RUN --set tasks.test.split=val. Interrupted, it goes on.
+Each call adds a row to results/choices.json, with all settings of that training, or figures to the row that has the same: so
+docs/choices.md says what was different from the recipe as it is now, whatever becomes of it. A source with splits is trained on
+'train' and measured on 'val'; tasks without classes, such as sinusoids, are measured with another seed than the test's. The runs
+are kept in runs/choices/, so that two can be compared on the same tasks: kshot compare RUN RUN --set tasks.test.split=val.
+Interrupted, it goes on.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from evidence import RESULTS, record
 
 import kshot
 from kshot import recipes
-from kshot.evidence import Figure, as_tested
+from kshot.evidence import Figure, as_tested, trained_by
 from kshot.recipes import runs
 from kshot.recipes.paper import Row
 from kshot.settings import arguments
@@ -48,28 +49,34 @@ def main() -> None:
 
     runs.train(recipe, run)
     minutes = max(line.get("seconds", 0) for line in read_metrics(run / METRICS)) / 60
-    changes = [*given.changes, *(f"at test {change}" for change in given.at_test)]
-    trained = {"recipe": plain.name, "changes": changes, "steps": recipe.training["steps"]}
-    rows = []
+    figures = {}
     for row in recipe.paper.rows if recipe.paper else (Row(""),):
         if given.figures and row.name not in given.figures:
             continue
         tasks = recipe.tasks("test", {**row.test, **({"split": "val"} if split else {})})
-        learner = as_tested(recipe, row, run, **at_test)
-        found = kshot.evaluate(learner, tasks, recipe.episodes, OTHER_SEED, curves=False)
+        found = kshot.evaluate(as_tested(recipe, row, run, **at_test), tasks, recipe.episodes, OTHER_SEED, curves=False)
         print(f"{label}: {row.name}: {found}", flush=True)
-        figure = {"figure": row.name, "metric": found.metric, "mean": found.mean, "interval": found.interval}
+        figures[row.name] = {"metric": found.metric, "mean": found.mean, "interval": found.interval}
         if (astray := Figure.of(found)).diverged:  # then the mean is that of a few tasks
-            figure |= {"mean": None, "interval": None, "median": astray.median, "diverges on tasks": astray.diverged}
-        rows.append({**trained, "minutes": round(minutes, 1), **figure, "date": time.strftime("%Y-%m-%d")})
-    print("written to", record("choices", {"test seed": OTHER_SEED}, [*others(rows), *rows]))
+            figures[row.name] |= {"mean": None, "interval": None, "median": astray.median}
+            figures[row.name]["diverges on tasks"] = astray.diverged
+    settings = trained_by(plain.changed(*given.changes).settings)
+    new = {"recipe": plain.name, "settings": settings, "at test": given.at_test, "episodes": recipe.episodes}
+    new |= {"minutes": round(minutes, 1), "date": time.strftime("%Y-%m-%d"), "figures": figures}
+    print("written to", record("choices", {"test seed": OTHER_SEED}, among(known(), new)))
 
 
-def others(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The lines that stay."""
-    path, keys = RESULTS / "choices.json", ("recipe", "changes", "steps", "figure")
-    before = json.loads(path.read_text())["rows"] if path.is_file() else []
-    return [known for known in before if all(any(known[key] != row[key] for key in keys) for row in rows)]
+def known() -> list[dict[str, Any]]:
+    path = RESULTS / "choices.json"
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.is_file() else []
+    return rows
+
+
+def among(rows: list[dict[str, Any]], new: dict[str, Any]) -> list[dict[str, Any]]:
+    """With the new row, in place of one of the same training, whose other figures it keeps."""
+    same = [row for row in rows if all(row[key] == new[key] for key in ("recipe", "settings", "at test"))]
+    figures = {name: figure for row in [*same, new] for name, figure in row["figures"].items()}
+    return [*(row for row in rows if row not in same), {**new, "figures": figures}]
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ A page holds a pair of comments for each table, <!-- table: NAME --> and <!-- en
 
 from __future__ import annotations
 
-import hashlib
-import io
 import itertools
 import json
 import re
@@ -18,15 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
-
 from kshot import atomic, recipes
 from kshot.evidence import Kept, reached, read_all, standing
 from kshot.recipes.paper import Row
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "performance.md")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in ("results", "choices", "performance")))
 Result = dict[str, Any]
 
 
@@ -45,8 +40,13 @@ def percent(row: Result) -> str:
 
 def source(result: Result) -> str:
     m = result["machine"]
-    on = m["gpu"] if "--device cuda" in result["command"] else f"{m['cpu']}, {m['cores']} cores"
+    on = m["gpu"] if "--device cuda" in result["command"] else processor(m)
     return f"\n\n<sub>{on}, torch {result['versions']['torch']}; `{result['command']}`</sub>"
+
+
+def processor(machine: Result) -> str:
+    instructions = f" with {machine['instructions']}" if "instructions" in machine else ""  # older files do not say
+    return f"{machine['cpu']}{instructions}, {machine['cores']} cores"
 
 
 def costs(x: Result) -> tuple[str, str, str]:
@@ -293,36 +293,39 @@ def sampling(r: Result) -> str:
 
 
 def choices(r: Result) -> str:
-    """By recipe and figure, the shorter trainings first."""
-    rows = [
-        (
-            f"`{x['recipe']}`" if x is first else "",
-            x["figure"],
-            f"{x['steps']:,}",
-            ", ".join(f"`{change}`" for change in x["changes"] if not change.startswith("training.steps="))
-            or "as it is",
-            chosen_by(x),
-        )
-        for lines in by_recipe(r["rows"])
-        for first in lines[:1]
-        for x in lines
-    ]
-    every = {**r, "command": "python benchmarks/choices.py RECIPE --set …"}
-    return table(("recipe", "figure", "steps", "changed", "on validation tasks"), rows) + source(every)
+    """A table a recipe: a row for each training, the shorter ones first, and a column for each figure."""
+    text = []
+    for name, rows in itertools.groupby(sorted(r["rows"], key=lambda x: x["recipe"]), lambda x: x["recipe"]):
+        now, lines = recipes.read(name).settings, []
+        trained = list(rows)
+        measured = [x for x in OMNIGLOT if any(x in row["figures"] for row in trained)]
+        measured += dict.fromkeys(figure for row in trained for figure in row["figures"] if figure not in measured)
+        for x in trained:
+            changed = [f"`{change}`" for change in different(x["settings"], now) if "training.steps=" not in change]
+            changed += [f"`{change}` at test" for change in x["at test"]]
+            cells = [chosen_by(x["figures"].get(figure)) for figure in measured]
+            lines.append((x["settings"]["training"]["steps"], len(changed), ", ".join(changed) or "as it is", cells))
+        table_rows = [(f"{steps:,}", changed, *cells) for steps, _, changed, cells in sorted(lines)]
+        text.append(f"### `{name}`\n\n" + table(("steps", "different from the recipe", *measured), table_rows))
+    return "\n\n".join(text) + source({**r, "command": "python benchmarks/choices.py RECIPE --set …"})
 
 
-def chosen_by(x: Result) -> str:
+def chosen_by(x: Result | None) -> str:
+    if x is None:
+        return ""
     if x["metric"] == "accuracy":
-        return percent({"accuracy": x["mean"], "interval": x["interval"]}) + " %"
+        return percent({"accuracy": x["mean"], "interval": x["interval"]})
     if x["mean"] is None:
         strays = x["diverges on tasks"]
         return f"median {x['median']:.3f}; diverges on {strays} task{'s' * (strays > 1)}"
     return f"{x['mean']:.3f} ± {x['interval']:.3f}"
 
 
-def by_recipe(rows: Sequence[Result]) -> list[list[Result]]:
-    ordered = sorted(rows, key=lambda x: (x["recipe"], x["figure"], x["steps"], len(x["changes"]), x["changes"]))
-    return [list(lines) for _, lines in itertools.groupby(ordered, lambda x: x["recipe"])]
+def different(was: Result, now: Result) -> list[str]:
+    """What a training depends on that is not as it is now, 'training.lr=0.1' as it was."""
+    then, today = flat(was), flat(now)
+    ways = [key for key in {**then, **today} if key.startswith(("learner.", "tasks.train.", "training."))]
+    return [f"{key}={then.get(key, 'default')}" for key in ways if then.get(key) != today.get(key)]
 
 
 OF_ONE_SHOT = "omniglot-5w1s-"
@@ -390,7 +393,7 @@ def omniglot_at_a_glance(kept: dict[str, Kept]) -> str:
         line = cells.setdefault(learner + ", of 5-shot tasks" * trained_on.endswith("5s"), {})
         line["seeds"] = f"{len(ours.seeds)} of {paper.seeds}"
         for row in (row for row in paper.rows if row.name in OMNIGLOT):
-            published = f" ({row.published:.1f})" if row.published is not None else ""
+            published = f" ({row.paper})" if row.published is not None else ""
             if (figure := ours.ours(row.name)) is None:  # a row that the recipe gained since
                 continue
             line[row.name] = (
@@ -403,7 +406,7 @@ def omniglot_at_a_glance(kept: dict[str, Kept]) -> str:
 
 def omniglot(kept: dict[str, Kept]) -> str:
     """Of every recipe of it that reproduces a paper: our figures, and below them the paper's; what is not measured yet."""
-    rows, missing = [], []
+    rows, missing, machines = [], [], set()
     for name in (name for name in recipes.names() if name.startswith("omniglot-")):
         if (found := standing(name, kept.get(name))) is None:
             continue
@@ -412,7 +415,8 @@ def omniglot(kept: dict[str, Kept]) -> str:
             missing.append(f"`{name}`")
             continue
         of = {row.name: row for row in paper.rows}
-        trained = (f"{len(ours.seeds)} of {paper.seeds}", ours.cost or "–")
+        trained = (f"{len(ours.seeds)} of {paper.seeds}", minutes(ours))
+        machines |= {processor(seed.machine) for seed in ours.seeds}
         for how in dict.fromkeys(row.partition(", ")[2] for row in of):
             chosen = [of.get(f"{column}, {how}" if how else column) for column in OMNIGLOT]
             title = f"– {how}" if how else f"`{name}`" + " †" * older
@@ -422,11 +426,20 @@ def omniglot(kept: dict[str, Kept]) -> str:
     note = (
         "\n\nOurs with its 95 % interval over test tasks; of several seeds the mean, and their standard deviation after ‖. Below "
         "it the paper's, and in brackets how far ours is from that. \\* transductive: the queries of a task are predicted "
-        "together. † the recipe has other settings now; the figures stand until it is measured anew."
+        "together. † the recipe has other settings now; the figures stand until it is measured anew. Minutes of a training on "
+        + " or ".join(sorted(machines))
+        + "."
     )
     if missing:
         note += f" Not measured yet: {', '.join(missing)}."
     return table(("`kshot reproduce …`", *OMNIGLOT, "seeds", "minutes (budget)"), rows) + note
+
+
+def minutes(kept: Kept) -> str:
+    """'28 (30)': what a training took, and what it may take."""
+    if kept.minutes is None:
+        return "–"
+    return f"{kept.minutes:.0f} ({kept.paper.minutes:g}{', over' * kept.over_budget})"
 
 
 def our_figure(row: Row | None, kept: Kept) -> str:
@@ -459,19 +472,27 @@ def sinusoid_paper(kept: dict[str, Kept]) -> str:
 
 
 def earlier(kept: dict[str, Kept]) -> str:
-    """What was measured on the test tasks before a recipe got the settings that it has."""
+    """What was measured on the test tasks before a recipe, or a row of it, got the settings that it has."""
     rows = []
     for name, now in kept.items():
         for before in now.earlier:
-            was, new = flat(before.settings), flat(now.settings)
-            ways = [key for key in {**was, **new} if key.startswith(("learner.", "tasks.train.", "training."))]
-            changed = [f"`{key}={was.get(key, 'default')}`" for key in ways if was.get(key) != new.get(key)]
-            then = replace(now, settings=before.settings, seeds=before.seeds)
-            aimed = [row for row in now.paper.rows if row.target is not None and then.ours(row.name)] or now.paper.rows
-            found = [(row.name, then.ours(row.name), now.ours(row.name)) for row in aimed]
-            figures = "; ".join(f"{row} {figure}, now {ours}" for row, figure, ours in found if figure is not None)
-            rows.append((f"`{name}`", then.date, ", ".join(changed) or "defaults", figures))
-    return table(("recipe", "measured", "what was different", "on test tasks"), rows)
+            changed = [f"`{change}`" for change in different(before.settings, now.settings)]
+            then = replace(
+                now, settings=before.settings, seeds=before.seeds, reproduces=before.reproduces or now.reproduces
+            )
+            found = [(row, ours) for row in then.paper.rows if (ours := then.ours(row.name))]
+            figures = "; ".join(f"{row.name}{meant_otherwise(row, then, now)} {ours}" for row, ours in found)
+            today = "; ".join(str(now.ours(row.name) or "–") for row, _ in found)
+            rows.append((f"`{name}`", then.date, ", ".join(changed) or "defaults", figures, today))
+    return table(("recipe", "measured", "what was different", "on test tasks", "now"), rows)
+
+
+def meant_otherwise(row: Row, then: Kept, now: Kept) -> str:
+    """Of a figure whose test has changed: what it was."""
+    was = flat(then.meaning(row))
+    today = next((flat(now.meaning(other)) for other in now.paper.rows if other.name == row.name), was)
+    changed = [f"`{key}={was.get(key, 'default')}`" for key in {**was, **today} if was.get(key) != today.get(key)]
+    return f" ({', '.join(changed)})" if changed else ""
 
 
 def flat(settings: Result, above: str = "") -> Result:
@@ -503,114 +524,7 @@ def filled(text: str) -> str:
     return re.sub(r"<!-- table: ([\w: -]+?) -->.*?<!-- end -->", make, text, flags=re.DOTALL)
 
 
-def picture_of_meta_step(r: Result) -> bytes:
-    """How many times as fast as the best peer, a row a workload."""
-    from kshot.report.canvas import ACCENT, INK, MUTED, name_axes, png
-
-    rows = list(dict.fromkeys((x["problem"], x["steps"]) for x in r["rows"]))
-    at = {(x["problem"], x["steps"], x["contender"]): x["ratio"] for x in r["rows"]}
-    looks = {"kshot auto": (INK, "eager", -13), "kshot compiled": (ACCENT, "compiled", 6)}
-
-    def draw(figure: Any) -> None:
-        ax = figure.add_axes((0.36, 0.16, 0.6, 0.74))
-        name_axes(ax, "times as fast as the best peer", "")
-        ax.set_xscale("log")
-        ax.axvline(1, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2.5)))
-        for contender, (colour, name, above) in looks.items():
-            points = [(at[(*row, contender)], y) for y, row in enumerate(rows) if (*row, contender) in at]
-            ax.plot(*zip(*points, strict=True), "o", color=colour, markersize=6, label=name)
-            for x, y in points:
-                ax.annotate(
-                    f"{x:.1f}", (x, y), (0, above), textcoords="offset points", ha="center", fontsize=7.5, color=colour
-                )
-        names = [f"{problem}{f', {counted(steps)}' if steps else ''}" for problem, steps in rows]
-        ax.set_yticks(range(len(rows)), names)
-        ax.set_xticks([1, 3, 10, 30], ["1", "3", "10", "30"])
-        ax.minorticks_off()
-        ax.set(xlim=(0.7, 100), ylim=(len(rows) - 0.5, -0.7))
-        ax.legend(loc="lower right", frameon=False, fontsize=8)
-
-    return png(draw, 7.0, 0.36 * len(rows) + 1.0)
-
-
-def picture_of_learning_speed(r: Result) -> bytes:
-    """Errors against steps and against examples, a line a learner: families by their colour, learners by their marker."""
-    from kshot.report.canvas import ACCENT, INK, MUTED, name_axes, png
-
-    colours = {"gradient": ACCENT, "metric": INK}
-    markers = {row["learner"]: "os^DvPX<>ph*d8"[i % 14] for i, row in enumerate(r["rows"])}
-
-    def draw(figure: Any) -> None:
-        for left, key, x in (
-            (0.06, "steps", "adaptation steps, from one example a class"),
-            (0.56, "shots", "examples a class"),
-        ):
-            ax = figure.add_axes((left, 0.11, 0.29, 0.80))
-            name_axes(ax, x, "errors, % (95 % interval)")
-            ax.set_yscale("log")
-            ax.set_xlim(r["rows"][0][key][0]["at"] - 0.4, max(p["at"] for row in r["rows"] for p in row[key]) + 0.4)
-            ends = []
-            for row in (row for row in r["rows"] if len(row[key]) > 1):
-                colour, line = colours.get(row["family"], MUTED), "-" if row["family"] in colours else (0, (4, 2))
-                at, error = [p["at"] for p in row[key]], [100 * (1 - p["accuracy"]) for p in row[key]]
-                half = [min(100 * p["interval"], 0.9 * e) for p, e in zip(row[key], error, strict=True)]
-                looks = {"color": colour, "linewidth": 1.2, "linestyle": line, "elinewidth": 0.7, "markersize": 3.5}
-                ax.errorbar(at, error, half, marker=markers[row["learner"]], **looks)
-                name = row["learner"] + " *" * row["transductive"]
-                ends.append((at[-1], error[-1], name, colour, markers[row["learner"]]))
-            ax.set_xticks(SOME_SHOTS if key == "shots" else SOME_STEPS)
-            ticks = [y for y in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if ax.get_ylim()[0] <= y <= ax.get_ylim()[1]]
-            ax.set_yticks(ticks, [f"{y:g}" for y in ticks])
-            ax.minorticks_off()
-            name_ends(ax, ends)
-
-    return png(draw, 10.0, 5.2)
-
-
-def name_ends(ax: Any, ends: list[tuple[float, float, str, str, str]]) -> None:
-    """Names at the right, in the order of the lines' ends and far enough apart to be read, each led to its line."""
-    height = [float(ax.transAxes.inverted().transform(ax.transData.transform((x, y)))[1]) for x, y, *_ in ends]
-    order = sorted(range(len(ends)), key=lambda i: height[i])
-    gap, places = 0.052, dict(enumerate(height))
-    for below, i in itertools.pairwise(order):
-        places[i] = max(places[i], places[below] + gap)
-    top = 1.0
-    for i in reversed(order):
-        places[i] = top = min(places[i], top)
-        top -= gap
-    for i, (x, y, name, colour, marker) in enumerate(ends):
-        leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.7, "shrinkA": 0, "shrinkB": 0}
-        ax.annotate(
-            "", (x, y), (1.085, places[i]), textcoords="axes fraction", annotation_clip=False, arrowprops=leader
-        )
-        ax.plot(1.10, places[i], marker, color=colour, markersize=3.5, transform=ax.transAxes, clip_on=False)
-        ax.text(1.125, places[i], name, transform=ax.transAxes, fontsize=7.5, color=colour, va="center")
-
-
-PICTURES: dict[str, Callable[[Result], bytes]] = {
-    "meta-step": picture_of_meta_step,
-    "learning-speed": picture_of_learning_speed,
-}
-
-
-def digest(result: Result) -> str:
-    """What a picture keeps of the rows that it was drawn from."""
-    return hashlib.blake2b(json.dumps(result["rows"]).encode(), digest_size=12).hexdigest()
-
-
-def stamped(picture: bytes, result: Result) -> bytes:
-    kept, known = io.BytesIO(), PngInfo()
-    known.add_text("rows", digest(result))
-    Image.open(io.BytesIO(picture)).save(kept, "PNG", pnginfo=known, optimize=True)
-    return kept.getvalue()
-
-
 def main() -> None:
-    if "--check" not in sys.argv:
-        for name, draw in PICTURES.items():
-            if (path := ROOT / "results" / f"{name}.json").is_file():
-                result = json.loads(path.read_text())
-                atomic.write(ROOT / "docs" / f"{name}.png", stamped(draw(result), result))
     for page in PAGES:
         before = page.read_text()
         after = filled(before)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
+import sys
 from pathlib import Path
 
 from PIL import Image
 
 from kshot import recipes
+from kshot.evidence import trained_by
 
 ROOT = Path(__file__).parent.parent
-spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
-assert spec is not None
-assert spec.loader is not None
-tables = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tables)
+sys.path.insert(0, str(ROOT / "benchmarks"))
+choices, pictures, tables = map(importlib.import_module, ("choices", "pictures", "tables"))
+sys.path.pop(0)
 
 
 def test_the_tables_are_those_of_the_results() -> None:
@@ -43,11 +43,28 @@ def test_a_changed_result_would_be_noticed() -> None:
     assert tables.filled(page.replace(f"{number:.3f}", "0.001")) == page
 
 
+def test_a_choice_says_what_was_different_from_the_recipe_as_it_is_now() -> None:
+    """Also where the recipe has changed since, or was measured again: then the row's other figures stay."""
+    recipe = recipes.read("omniglot-5w1s-maml")
+    same = {"recipe": recipe.name, "at test": ["eval_steps=5"], "settings": trained_by(recipe.settings)}
+    older = {**same, "settings": trained_by(recipe.changed("learner.rule.lr=0.3", "training.steps=9").settings)}
+    figure = {"metric": "accuracy", "mean": 0.5, "interval": 0.01}
+    rows: list[dict[str, object]] = []
+    for row, name, mean in ((older, "b", 0.25), (same, "b", 0.5), (same, "a", 0.75), (same, "b", 0.125)):
+        rows = choices.among(rows, {**row, "figures": {name: {**figure, "mean": mean}}})
+    result = {"rows": rows, "machine": {"cpu": "a", "cores": 2}, "versions": {"torch": "2"}}
+    steps = f"{recipe.training['steps']:,}"
+    assert tables.choices(result).splitlines()[4:6] == [
+        "| 9 | `learner.rule.lr=0.3`, `eval_steps=5` at test | 25.00 ± 1.00 |  |",
+        f"| {steps} | `eval_steps=5` at test | 12.50 ± 1.00 | 75.00 ± 1.00 |",
+    ]
+
+
 def test_the_pictures_are_drawn_from_the_results() -> None:
-    for name in tables.PICTURES:
+    for name in pictures.PICTURES:
         if (result := ROOT / "results" / f"{name}.json").is_file():
             with Image.open(ROOT / "docs" / f"{name}.png") as picture:
-                assert picture.text["rows"] == tables.digest(json.loads(result.read_text())), "run `make tables`"
+                assert picture.text["rows"] == pictures.digest(json.loads(result.read_text())), "run `make tables`"
 
 
 def test_every_result_that_has_a_target_met_it() -> None:

@@ -164,7 +164,7 @@ def _listed(names: Sequence[str], kept: dict[str, Kept], results: Path) -> Group
     legend = (
         "In a line: the figure, the paper's, ours with its 95 % interval over test tasks, ours less the paper's, our target. "
         "*: transductive. ‖: standard deviation of the seeds. Older settings: the recipe has others now; --again measures by "
-        f"the old ones. Read from {results}/ (recipes measured there: {len(kept)})."
+        f"the old ones. Read from {results}/{'' if kept else ', where none of this is measured yet'}."
     )
     return Group(*blocks, Text(legend, style="dim"))
 
@@ -173,7 +173,8 @@ def _took(paper: Paper, kept: Kept | None) -> str:
     """Source, minutes, seeds and date."""
     if kept is None or not kept.seeds:
         return f"{paper.source}; budget {paper.minutes:g} minutes a training, seeds: {paper.seeds}"
-    minutes = f"{kept.minutes:.0f} minutes a training, budget {paper.minutes:g}, " if kept.minutes else ""
+    over = "over its" if kept.over_budget else "of a"
+    minutes = f"{kept.minutes:.0f} minutes a training, {over} budget of {paper.minutes:g}, " if kept.minutes else ""
     return f"{paper.source}; {minutes}seeds: {len(kept.seeds)} of {paper.seeds}, {kept.date}"
 
 

@@ -9,7 +9,7 @@ from kshot.evidence.beside import (
     read_evaluation,
     read_figures,
 )
-from kshot.evidence.kept import Figure, Kept, reached, read_all, read_kept, standing
+from kshot.evidence.kept import Figure, Kept, reached, read_all, read_kept, standing, trained_by
 from kshot.evidence.reproduce import as_tested, measure_again, reproduce
 
 __all__ = [
@@ -29,4 +29,5 @@ __all__ = [
     "read_kept",
     "reproduce",
     "standing",
+    "trained_by",
 ]

@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -78,10 +78,16 @@ class Seed:
         """More of them; where and when it was trained is as it was."""
         return replace(self, figures={**self.figures, **figures})
 
+    def without(self, names: Iterable[str]) -> Seed:
+        return replace(self, figures={name: figure for name, figure in self.figures.items() if name not in set(names)})
+
 
 @dataclass(frozen=True)
 class Ours:
-    """A row's figure over all seeds. interval: over test tasks, the mean of the seeds'; spread: standard deviation of seeds."""
+    """A row's figure over all seeds. interval: over test tasks, the mean of the seeds'; spread: standard deviation of seeds.
+
+    astray: of those that diverge on some task, which makes a mean that says nothing; steady: the same figure over the others.
+    """
 
     metric: str
     mean: float
@@ -90,27 +96,39 @@ class Ours:
     seeds: int
     transductive: bool
     episodes: int  # of one seed
-    median: float | None = None
-    diverged: tuple[int, int] = (0, 0)  # how many seeds do so on some task, and on how many tasks
+    astray: Astray | None = None
+    steady: Ours | None = None
 
     def __str__(self) -> str:
-        """'99.02 ± 0.14', and of several seeds their standard deviation; a mean is none where a task has an error without end."""
-        seeds, tasks = self.diverged
-        if tasks and self.median is not None:
-            who = f"{seeds} of {self.seeds} seeds" if self.seeds > 1 else "it"
-            of = f"{tasks:,} of {seeds * self.episodes:,} tasks"
-            return f"median {shown(self.metric, self.median)}; {who} diverge{'s' if seeds == 1 else ''} on {of}"
+        """'99.02 ± 0.14', and of several seeds their standard deviation."""
+        if self.astray is not None:
+            a, some = self.astray, f" of {self.seeds} seeds" if self.seeds > 1 else ""
+            who = f"{a.seeds}{some} diverge{'s' * (a.seeds == 1)}" if some else "diverges"
+            strays = f"{who} on {a.tasks:,} of {a.seeds * self.episodes:,} tasks, median {shown(self.metric, a.median)}"
+            return strays if self.steady is None else f"{self.steady}; {strays}"
         spread = f" ‖ {shown(self.metric, self.spread)}" if self.spread is not None else ""
         return f"{shown(self.metric, self.mean)} ± {shown(self.metric, self.interval)}{spread}{_few(self.episodes)}"
 
 
 @dataclass(frozen=True)
+class Astray:
+    """Seeds that diverge on some task, on how many tasks together, and the median of their errors."""
+
+    seeds: int
+    tasks: int
+    median: float
+
+
+@dataclass(frozen=True)
 class Earlier:
-    """What was measured on the test tasks by settings that the recipe has no longer. None of it is dropped: who changes a recipe
-    after such a measurement has chosen by the test tasks, and a reader is to see it."""
+    """What was measured on the test tasks by settings, of the training or of the test, that the recipe has no longer.
+
+    None of it is dropped: who changes a recipe after such a measurement has chosen by the test tasks, and a reader is to see it.
+    """
 
     settings: dict[str, Any]
     seeds: list[Seed]
+    reproduces: dict[str, Any] = field(default_factory=dict)  # its rows; empty in files from before this was kept
 
 
 @dataclass(frozen=True)
@@ -134,36 +152,31 @@ class Kept:
 
     def is_of(self, recipe: Recipe) -> bool:
         """Whether the recipe would be trained so today: by its settings, and by the defaults that they leave."""
-        return _trained_by(self.settings) == _trained_by(recipe.settings) and self.learner in (None, _described(recipe))
+        return trained_by(self.settings) == trained_by(recipe.settings) and self.learner in (None, _described(recipe))
 
     def still(self, recipe: Recipe) -> Kept:
         """As far as it is of the recipe, and its figures mean what the recipe's do today: another test is another figure."""
-        now = of_recipe(recipe)
-        if not self.is_of(recipe):
-            return replace(now, earlier=[*self.earlier, *([Earlier(self.settings, self.seeds)] if self.seeds else [])])
-        meant = {row.name: _meaning(self.recipe, row) for row in self.paper.rows}
-        same = [row.name for row in now.paper.rows if meant.get(row.name) == _meaning(recipe, row)]
-        seeds = [replace(s, figures={n: f for n, f in s.figures.items() if n in same}) for s in self.seeds]
-        return replace(now, seeds=seeds, earlier=self.earlier)
+        now, same = of_recipe(recipe), set()
+        if self.is_of(recipe):
+            meant = {row.name: self.meaning(row) for row in self.paper.rows}
+            same = {row.name for row in now.paper.rows if meant.get(row.name) == now.meaning(row)}
+        gone = [seed.without(same) for seed in self.seeds if not seed.figures.keys() <= same]
+        earlier = [*self.earlier, *([Earlier(self.settings, gone, self.reproduces)] if gone else [])]
+        seeds = [seed.without(seed.figures.keys() - same) for seed in self.seeds] if self.is_of(recipe) else []
+        return replace(now, seeds=seeds, earlier=earlier)
+
+    def meaning(self, row: Row) -> dict[str, Any]:
+        """What a figure of the row depends on beside the training."""
+        recipe = self.recipe
+        test = {**recipe.settings["tasks"].get("test", {}), **row.test}
+        return {"test": test, "learner": recipe.tested(row.learner), "alone": row.alone, "episodes": recipe.episodes}
 
     @property
     def paper(self) -> Paper:
         return read_paper(self.reproduces)
 
     def ours(self, row: str) -> Ours | None:
-        found = [seed.figures[row] for seed in self.seeds if row in seed.figures]
-        if not found:
-            return None
-        means = [figure.mean for figure in found]
-        finite = all(map(math.isfinite, means))  # a learner that diverges has an error that is none
-        spread = statistics.stdev(means) if finite and len(means) > 1 else None
-        interval = statistics.fmean(figure.interval for figure in found)
-        medians = [figure.median for figure in found if figure.median is not None]
-        strays = [figure.diverged for figure in found if figure.diverged]
-        return Ours(
-            found[0].metric, statistics.fmean(means), interval, spread, len(found), found[0].transductive, found[0].episodes,
-            statistics.fmean(medians) if medians else None, (len(strays), sum(strays)),
-        )  # fmt: skip
+        return _over_seeds([seed.figures[row] for seed in self.seeds if row in seed.figures])
 
     @property
     def minutes(self) -> float | None:
@@ -172,9 +185,8 @@ class Kept:
         return statistics.fmean(took) / 60 if took else None
 
     @property
-    def cost(self) -> str:
-        """'43 (30)': minutes that a training took, and that it may take."""
-        return f"{self.minutes:.0f} ({self.paper.minutes:g})" if self.minutes else ""
+    def over_budget(self) -> bool:
+        return self.minutes is not None and round(self.minutes) > self.paper.minutes
 
     @property
     def date(self) -> str:
@@ -185,6 +197,25 @@ class Kept:
         text = json.dumps(atomic.finite(asdict(self)), indent=1, ensure_ascii=False, allow_nan=False)
         atomic.write(path, text + "\n")
         return path
+
+
+def _over_seeds(found: Sequence[Figure]) -> Ours | None:
+    if not found:
+        return None
+    means = [figure.mean for figure in found]
+    finite = all(map(math.isfinite, means))  # a learner that diverges has an error that is none
+    spread = statistics.stdev(means) if finite and len(means) > 1 else None
+    interval = statistics.fmean(figure.interval for figure in found)
+    strays = [figure for figure in found if figure.diverged]
+    medians = [figure.median for figure in strays if figure.median is not None]
+    astray = (
+        Astray(len(strays), sum(figure.diverged for figure in strays), statistics.fmean(medians)) if medians else None
+    )
+    steady = _over_seeds([figure for figure in found if not figure.diverged]) if astray else None
+    return Ours(
+        found[0].metric, statistics.fmean(means), interval, spread, len(found), found[0].transductive, found[0].episodes,
+        astray, steady,
+    )  # fmt: skip
 
 
 def reached(row: Row, ours: Ours | Figure | None) -> bool | None:
@@ -212,15 +243,10 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
     return {key: value for key, value in recipe.settings.items() if key not in ("about", "paper")}
 
 
-def _trained_by(settings: Mapping[str, Any]) -> dict[str, Any]:
+def trained_by(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a training depends on."""
     tasks = {key: value for key, value in settings["tasks"].items() if key != "test"}
     return {"learner": settings["learner"], "tasks": tasks, "training": settings.get("training", {})}
-
-
-def _meaning(recipe: Recipe, row: Row) -> dict[str, Any]:
-    test = recipe.settings["tasks"].get("test", {})
-    learner = recipe.tested(row.learner)
-    return {"test": {**test, **row.test}, "learner": learner, "alone": row.alone, "episodes": recipe.episodes}
 
 
 def of_recipe(recipe: Recipe) -> Kept:
@@ -266,7 +292,7 @@ def standing(name: str, kept: Kept | None) -> tuple[Paper, Kept | None, bool] | 
 def _of_json(kept: Mapping[str, Any]) -> Kept:
     known = {f.name for f in fields(Kept)}
     plain = {key: value for key, value in kept.items() if key in known}
-    earlier = [Earlier(before["settings"], _seeds(before["seeds"])) for before in kept.get("earlier", [])]
+    earlier = [Earlier(**{**before, "seeds": _seeds(before["seeds"])}) for before in kept.get("earlier", [])]
     return Kept(**{**plain, "seeds": _seeds(kept["seeds"]), "earlier": earlier})
 
 

@@ -41,6 +41,7 @@ def _commit() -> str:
 def machine() -> dict[str, Any]:
     return {
         "cpu": _cpu(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),  # the name alone does not tell a machine from one half as fast
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

@@ -42,11 +42,7 @@ def reproduce(
     paper = _paper(recipe)
     _check_rows(recipe, paper)
     with process_group() as ranks:  # one for all seeds: it cannot be joined twice
-        kept: Kept = ranks.agree(_known(recipe, results) if ranks.first else of_recipe(recipe))
-        if ranks.first and kept.earlier and not kept.seeds:
-            say(
-                f"{results / recipe.name}.json was measured with other settings: those figures are kept in it as earlier ones"
-            )
+        kept: Kept = ranks.agree(_known(recipe, results, say) if ranks.first else of_recipe(recipe))
         for seed in range(paper.seeds) if seeds is None else seeds:
             known = next((s for s in kept.seeds if s.seed == seed), None)
             missing = [row for row in paper.rows if known is None or row.name not in known.figures]
@@ -84,10 +80,17 @@ def _check_rows(recipe: Recipe, paper: Paper) -> None:
         build({**recipe.settings["learner"], **recipe.tested(row.learner)}, "learner")
 
 
-def _known(recipe: Recipe, results: Path) -> Kept:
-    """What was measured of these settings; a figure that a row now means otherwise is left out."""
+def _known(recipe: Recipe, results: Path, say: Callable[[str], None] = lambda _: None) -> Kept:
+    """What was measured of these settings; a figure that a row now means otherwise is an earlier one."""
     path = results / f"{recipe.name}.json"
-    return read_kept(path).still(recipe) if path.is_file() else of_recipe(recipe)
+    if not path.is_file():
+        return of_recipe(recipe)
+    before = read_kept(path)
+    kept = before.still(recipe)
+    for moved in kept.earlier[len(before.earlier) :]:
+        names = dict.fromkeys(name for seed in moved.seeds for name in seed.figures)
+        say(f"{path}: measured with other settings, and kept in it as earlier figures: {'; '.join(names)}")
+    return kept
 
 
 def _kept_learner(known: Seed | None, results: Path) -> Path | None:
@@ -165,7 +168,8 @@ def measure_again(
     seed = next((s for s in kept.seeds if s.model is not None), None)
     if seed is None or seed.model is None:
         raise InputError(
-            f"{path} names no learner that was kept, as that of seed 0 is up to a megabyte: train it again"
+            f"no learner is kept for {path}: that of seed 0 is where it has at most a megabyte; train it again, with "
+            f"`kshot reproduce {name} --results mine`"
         )
     if missing := set(rows or ()) - set(seed.figures):
         raise InputError(f"{path} has no figure {min(missing)!r}: it has {', '.join(seed.figures)}")

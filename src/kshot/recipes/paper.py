@@ -30,10 +30,10 @@ class Row:
 
     @property
     def paper(self) -> str:
-        """Its figure."""
+        """Its figure, with as many places as the recipe writes."""
         if self.published is None:
             return "–"
-        return f"{self.published:g}" + (f" ± {self.interval:g}" if self.interval else "")
+        return str(self.published) + (f" ± {self.interval}" if self.interval else "")
 
     def less(self, mean: float) -> str:
         """How far a figure is above the paper's, below with a minus; nothing where the paper has none."""

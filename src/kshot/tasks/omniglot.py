@@ -8,7 +8,6 @@ turn. It follows the alphabets but for one, Gurmukhi, so it is written down here
 from __future__ import annotations
 
 import io
-import os
 import warnings
 import zipfile
 import zlib
@@ -20,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from kshot import atomic
 from kshot.tasks.download import fetch
 from kshot.tasks.episodes import Count, Episodes
 from kshot.tasks.images import UNREADABLE, as_square
@@ -171,16 +171,9 @@ def _decode(path: Path, characters: int, size: int) -> Drawings:
 
 
 def _keep(path: Path, names: list[str], images: NDArray[np.uint8], background: list[bool]) -> None:
-    """Write whole or not at all."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    content = io.BytesIO()
+    np.savez_compressed(content, images=images, names=np.array(names), background=np.array(background))
     try:
-        try:
-            with part.open("wb") as file:
-                np.savez_compressed(file, images=images, names=np.array(names), background=np.array(background))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        warnings.warn(f"{path} could not be written ({error}): each start decodes the drawings again", stacklevel=4)
+        atomic.write(path, content.getvalue())
+    except InputError as error:
+        warnings.warn(f"{error}; until then each start decodes the drawings again", stacklevel=4)
