@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kshot import atomic
-from kshot.evidence.origin import machine, versions
+from kshot.machine import machine, versions
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 

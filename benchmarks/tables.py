@@ -18,7 +18,9 @@ from typing import Any
 
 from kshot import atomic, recipes
 from kshot.evidence import Kept, reached, read_all, standing
+from kshot.machine import described
 from kshot.recipes.paper import Row
+from kshot.settings import flat
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in ("results", "choices", "performance")))
@@ -40,13 +42,8 @@ def percent(row: Result) -> str:
 
 def source(result: Result) -> str:
     m = result["machine"]
-    on = m["gpu"] if "--device cuda" in result["command"] else processor(m)
+    on = m["gpu"] if "--device cuda" in result["command"] else described(m)
     return f"\n\n<sub>{on}, torch {result['versions']['torch']}; `{result['command']}`</sub>"
-
-
-def processor(machine: Result) -> str:
-    instructions = f" with {machine['instructions']}" if "instructions" in machine else ""  # older files do not say
-    return f"{machine['cpu']}{instructions}, {machine['cores']} cores"
 
 
 def costs(x: Result) -> tuple[str, str, str]:
@@ -416,7 +413,7 @@ def omniglot(kept: dict[str, Kept]) -> str:
             continue
         of = {row.name: row for row in paper.rows}
         trained = (f"{len(ours.seeds)} of {paper.seeds}", minutes(ours))
-        machines |= {processor(seed.machine) for seed in ours.seeds}
+        machines |= {described(seed.machine) for seed in ours.seeds}
         for how in dict.fromkeys(row.partition(", ")[2] for row in of):
             chosen = [of.get(f"{column}, {how}" if how else column) for column in OMNIGLOT]
             title = f"– {how}" if how else f"`{name}`" + " †" * older
@@ -493,14 +490,6 @@ def meant_otherwise(row: Row, then: Kept, now: Kept) -> str:
     today = next((flat(now.meaning(other)) for other in now.paper.rows if other.name == row.name), was)
     changed = [f"`{key}={was.get(key, 'default')}`" for key in {**was, **today} if was.get(key) != today.get(key)]
     return f" ({', '.join(changed)})" if changed else ""
-
-
-def flat(settings: Result, above: str = "") -> Result:
-    """Nested settings under dotted names."""
-    found: Result = {}
-    for key, value in settings.items():
-        found |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
-    return found
 
 
 COLLECTED: dict[str, Callable[[dict[str, Kept]], str]] = {

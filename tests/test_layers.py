@@ -35,6 +35,7 @@ LAYERS = [
     "learner",
     "atomic",
     "intervals",
+    "machine",
     "memory",
     "warps",
     "types",

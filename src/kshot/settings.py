@@ -130,6 +130,14 @@ def describe_tasks(source: Any) -> Settings:
     return {"source": type(source).__name__, "classes": len(identities(source)), "which": which, **plain}
 
 
+def flat(settings: Mapping[str, Any], above: str = "") -> Settings:
+    """Nested settings under dotted names, so that each is named by itself."""
+    found: Settings = {}
+    for key, value in settings.items():
+        found |= flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {above + key: value}
+    return found
+
+
 def _is_plain(value: Any) -> bool:
     return all(map(_is_plain, value)) if isinstance(value, list | tuple) else isinstance(value, _PLAIN)
 

@@ -14,7 +14,7 @@ from typing import Any
 from kshot import atomic, recipes
 from kshot.audit import ENOUGH
 from kshot.evaluation import HIGHER_IS_BETTER, Evaluation
-from kshot.evidence.origin import machine, versions
+from kshot.machine import machine, versions
 from kshot.recipes import Recipe
 from kshot.recipes.paper import Paper, Row, read_paper
 from kshot.settings import describe

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kshot.evaluation import Evaluation, Point
+from kshot.settings import flat
 from kshot.training.loop import RUN
 from kshot.training.progress import METRICS, read_metrics
 from kshot.types import InputError
@@ -67,12 +68,12 @@ class Facts:
         """Group -> setting -> value: the recipe's, and over them those that the run resolved."""
         resolved = {key: self.origin[key] for key in ("learner", "training") if key in self.origin}
         groups: dict[str, dict[str, str]] = {}
-        for name, value in [*_flat(recipe or {}), *_flat(resolved)]:
+        for name, value in {**flat(recipe or {}), **flat(resolved)}.items():
             group, _, key = name.partition(".")
             if not key:
                 group, key = "recipe", name
             if name != "about" and group != "paper":  # which have places of their own
-                groups.setdefault(group, {})[key] = value
+                groups.setdefault(group, {})[key] = _shown(value)
         return {group: _together(rows) for group, rows in groups.items()}
 
 
@@ -150,13 +151,8 @@ def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            text = (
-                {None: "—", True: "yes", False: "no"}.get(value) if value is None or isinstance(value, bool) else None
-            )
-            text = text if text is not None else f"{value:g}" if isinstance(value, float) else str(value)
-            yield f"{prefix}{key}", text if len(text) <= 120 else f"{text[:119]}…"
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "—", True: "yes", False: "no"}[value]
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 120 else f"{text[:119]}…"

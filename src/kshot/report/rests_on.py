@@ -52,7 +52,11 @@ def _beside_paper(paper: Paper, figures: dict[str, Figure]) -> str:
     (found, *_) = figures.values()
     unit = " in %" if found.metric == "accuracy" else ""
     caption = f"Beside the paper ({paper.source}), {metric_name(found.metric)}{unit}"
-    note = _transductive(any(figure.transductive for figure in figures.values()))
+    note = f"Measured {found.measured}. This run is one seed{f' of {paper.seeds}' * (paper.seeds > 1)}; "
+    note += f"its training may take {paper.minutes:g} minutes on two cores."
+    note = f'<p class="note">{escape(note)}</p>' + _transductive(
+        any(figure.transductive for figure in figures.values())
+    )
     return _table(caption, ("", "paper", "this run", "difference", "our target", "test tasks"), rows) + note
 
 

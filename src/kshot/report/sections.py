@@ -14,6 +14,7 @@ import torch
 
 from kshot.evaluation import Evaluation, Point
 from kshot.learner import MetaLearner
+from kshot.machine import described
 from kshot.report import canvas, plots
 from kshot.report.episode import Episode, count
 from kshot.report.facts import (
@@ -236,7 +237,13 @@ def _percent(share: float) -> str:
 
 
 def _versions(r: Report) -> dict[str, str]:
-    rows = {name: r.facts.setting(name) for name in ("kshot", "torch", "python", "machine", "ranks", "started")}
+    rows = {
+        name: r.facts.setting(name)
+        for name in ("kshot", "commit", "torch", "python", "machine", "device", "ranks", "started")
+    }
+    if isinstance(rows["machine"], dict):  # of runs from before it was kept so, a text
+        threads = rows["machine"]["threads"]
+        rows["machine"] = f"{described(rows['machine'])}, {threads} thread{'s' * (threads != 1)}"
     return {"processes" if k == "ranks" else k: str(v) for k, v in rows.items() if v is not None}
 
 

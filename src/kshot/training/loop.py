@@ -312,7 +312,7 @@ class Run:
         """Go on from the folder's last checkpoint, or begin a run in it."""
         if not (out / checkpoint.LAST).is_file():
             if self.ranks.first:
-                facts = {"ranks": self.ranks.world, "device": self.device, "audit": list(self.audit)}
+                facts = {"ranks": self.ranks.world, "device": str(self.device), "audit": list(self.audit)}
                 atomic.write(out / RUN, json.dumps(origin(self.settings, **facts), indent=2))
             return
         header, tensors = checkpoint.read(out / checkpoint.LAST)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from kshot.learner import MetaLearner
-from kshot.settings import Settings, describe, describe_tasks
+from kshot.machine import machine, versions
+from kshot.settings import Settings, describe, describe_tasks, flat
 from kshot.training.options import Training
 from kshot.types import InputError, TaskSource
-from kshot.version import __version__
 
 FREE = {"training.log_every", "training.save_every", "training.device"}  # what may change when a run goes on
 
@@ -34,10 +31,8 @@ def settings_of(learner: MetaLearner, tasks: TaskSource, validate: TaskSource | 
 def origin(settings: Settings, **facts: object) -> dict[str, Any]:
     """The content of run.json."""
     return {
-        "kshot": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {facts.pop('device')}",
+        **versions(),
+        "machine": machine(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
         **facts,
         **settings,
@@ -49,7 +44,7 @@ def check_same(out: Path, before: Settings, now: Settings, training: Training) -
 
     A setting that the run did not know, and that is off, came with a newer kshot, and does what was done before.
     """
-    was, new, free = _flat(before), _flat(now), set(FREE)
+    was, new, free = flat(before), flat(now), set(FREE)
     if training.schedule == "constant" and training.steps > was.get("training.steps", training.steps):
         free.add("training.steps")
     free |= {key for key, value in new.items() if key not in was and not value}
@@ -61,11 +56,3 @@ def check_same(out: Path, before: Settings, now: Settings, training: Training) -
         raise InputError(
             f"{out} holds a run with other settings ({what}): give the same settings to go on with it, or choose another folder"
         )
-
-
-def _flat(settings: Settings, path: str = "") -> Settings:
-    """Nested settings under dotted names, so that a difference is named by itself."""
-    flat: Settings = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{path}{key}.") if isinstance(value, dict) else {path + key: value}
-    return flat

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def versions() -> dict[str, str]:
 
 def _commit() -> str:
     """The last one that touched the source, and whether files were changed since; nothing where it is no clone."""
-    source = ["git", "-C", str(Path(__file__).parents[1])]
+    source = ["git", "-C", str(Path(__file__).parent)]
     try:
         last, changed = (
             subprocess.run([*source, *words, "--", "."], capture_output=True, text=True, timeout=10, check=True).stdout
@@ -48,6 +49,12 @@ def machine() -> dict[str, Any]:
         "system": platform.system(),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
+
+
+def described(machine: Mapping[str, Any]) -> str:
+    """'AMD EPYC with AVX2, 2 cores'."""
+    instructions = f" with {machine['instructions']}" if "instructions" in machine else ""  # older files do not say
+    return f"{machine['cpu']}{instructions}, {machine['cores']} cores"
 
 
 def _cpu() -> str:
