@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import math
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -238,6 +239,47 @@ def test_a_paired_difference_by_hand() -> None:
     assert kshot.compare(one, one).mean == 0
     assert not kshot.compare(one, one).shown
     assert "no difference shown" in str(kshot.compare(one, one))
+
+
+def trained(means: Sequence[float], spread: float = 0.0, tasks: int = 40, seed: int = 0) -> list[kshot.Evaluation]:
+    """Of a training each, on the same tasks: what a task adds is the same for all, and a little its own."""
+    g = torch.Generator().manual_seed(seed)
+    same, found = torch.randn(tasks, generator=g), []
+    for mean in means:
+        values = [float(v) for v in mean + same + spread * torch.randn(tasks, generator=g)]
+        found.append(kshot.Evaluation("mse", statistics.fmean(values), 1.0, values, tasks, 0, False, 1.0, tasks="same"))
+    return found
+
+
+def test_a_difference_over_trainings_is_welchs_where_tasks_do_not_differ() -> None:
+    found = kshot.compare(trained([1.0, 2.0, 3.0]), trained([4.0, 6.0, 8.0]))
+    assert found.mean == pytest.approx(-4.0)
+    # Variances of the means 1/3 and 4/3; (5/3)² / ((1/3)² / 2 + (4/3)² / 2) = 2.9 degrees of freedom, so t of 2.
+    assert found.interval == pytest.approx(4.3027 * math.sqrt(5 / 3), rel=1e-4)
+    assert found.trainings == 3
+    assert not found.shown
+    assert "over 3 trainings" in str(found)
+    one, other = trained([1.0, 4.0])
+    assert kshot.compare(one, other).shown  # of these two trainings it is: their tasks say nothing of others
+    assert kshot.compare([one], [other]) == kshot.compare(one, other)
+    assert kshot.compare(trained([1.0, 2.0, 3.0]), [one]).trainings == 1
+    with pytest.raises(InputError, match="nothing to compare"):
+        kshot.compare([], [one])
+    with pytest.raises(InputError, match="episodes is 40 and 30"):
+        kshot.compare([one, *trained([1.0], tasks=30)], [other])
+
+
+def test_an_interval_over_trainings_holds_the_truth_as_often_as_it_says() -> None:
+    """Of learners that are the same, three trainings each: about 5 % of the intervals leave out zero, and of single ones most."""
+    g = torch.Generator().manual_seed(0)
+    missed = alone = 0
+    for i in range(400):
+        means = [float(v) for v in 0.3 * torch.randn(6, generator=g)]
+        found = trained(means, spread=0.5, seed=i)
+        missed += kshot.compare(found[:3], found[3:]).shown
+        alone += kshot.compare(found[0], found[3]).shown
+    assert 0.01 < missed / 400 < 0.07
+    assert alone / 400 > 0.4
 
 
 def test_evaluations_of_other_values_of_the_same_inputs_are_not_paired() -> None:

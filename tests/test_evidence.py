@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import kshot
 from kshot import InputError, evidence, recipes
 from kshot.cli import app
+from kshot.evaluation import Evaluation
 from kshot.evidence import measure_again, reached, read_all, read_kept
 from kshot.evidence.kept import Figure, Ours
 from kshot.recipes.paper import Row, read_paper
@@ -135,7 +136,7 @@ def test_what_was_measured_is_not_trained_again_unless_the_settings_changed(plac
     before = (place / "results" / "moment.json").read_bytes()
     (place / "moment.toml").write_text(RECIPE.replace("lr = 0.01", "lr = 0.02"))
     said = reproduce(place, "--seed", "0", code=2)
-    assert "was measured with other settings" in said
+    assert "measured with other settings, and kept" in said
     assert "holds a run with other settings" in said  # and the run folder is not written over
     assert (place / "results" / "moment.json").read_bytes() == before
     # The learner of the old settings still gives the figures of the old settings.
@@ -392,7 +393,7 @@ def test_earlier_figures_are_kept_beside_those_of_other_settings(place: Path) ->
     first = read_kept(path)
     (place / "moment.toml").write_text(RECIPE.replace("lr = 0.01", "lr = 0.02"))
     said = reproduce(place, "--seed", "0", "--runs", str(place / "others"))
-    assert "kept in it as earlier ones" in said
+    assert "kept in it as earlier figures: one step; three steps, 10 points" in said
     kept = read_kept(path)
     assert [(e.settings, e.seeds) for e in kept.earlier] == [(first.settings, first.seeds)]
     assert kept.seeds[0].figures["one step"] != first.seeds[0].figures["one step"]
@@ -438,10 +439,29 @@ def test_runs_are_compared_on_the_same_tasks(place: Path) -> None:
     for change, wrong in (("nonsense", "is no setting"), ("tasks.train.shots=3", "what the run was trained on")):
         assert wrong in command(place, "compare", a, b, "--set", change, code=2)
     assert "fewer than the 600 of papers" in said
-    assert "of one training each" in said
+    assert "of one training: with another seed" in said
     assert "at least two" in command(place, "compare", a, code=2)
     assert "is not the folder of a run" in command(place, "compare", str(place), a, code=2)
     assert "is a saved learner" in command(place, "compare", f"{a}/last.safetensors", a, code=2)
+
+
+def test_seeds_of_one_recipe_are_trainings_of_one_learner(place: Path) -> None:
+    """Their mean is compared, and the interval is over them, too; that it is right is tested with kshot.compare."""
+    reproduce(place)
+    (place / "quicker.toml").write_text(RECIPE.replace("lr = 0.01", "lr = 0.05"))
+    folders = ("--runs", str(place / "runs"), "--results", str(place / "results"))
+    command(place, "reproduce", str(place / "quicker.toml"), *folders)
+    runs = [str(place / "runs" / f"{name}-seed{seed}") for seed in (0, 1) for name in ("moment", "quicker")]
+    said = command(place, "compare", *runs, "--episodes", "60", "--json", str(place / "compared.json"))
+    found = [Evaluation.from_dict(e) for e in json.loads((place / "compared.json").read_text())["runs"] if e.pop("run")]
+    gap = kshot.compare(found[1::2], found[::2])
+    assert f"{gap.mean:+.3g} ± {gap.interval:.2g}, paired: {gap.verdict}" in said
+    assert said.count("and 1 more training of it") == 2
+    assert "over trainings, too" in said
+    command(place, "report", runs[0])
+    assert "moment-seed0 (this run), 2 trainings" in (Path(runs[0]) / "report.html").read_text()
+    for few in (runs[:2], runs[:3]):  # of one side a single training: it says nothing of others
+        assert "of one training" in command(place, "compare", *few, "--episodes", "60")
 
 
 def test_the_report_shows_what_was_checked_the_paper_and_other_runs(place: Path) -> None:

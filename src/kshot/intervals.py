@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import fmean
+from statistics import fmean, variance
 
 import torch
 
@@ -27,6 +27,19 @@ def mean_interval(values: Sequence[float], groups: Sequence[int] = ()) -> tuple[
     if len(values) == 1:
         return float(found), math.nan  # one says nothing of how far it could be off
     return float(found.mean()), student(len(values) - 1) * float(found.std()) / math.sqrt(len(values))
+
+
+def widened(interval: float, freedom: int, *trainings: Sequence[float]) -> float:
+    """The half-width of an interval over tasks, with what other trainings would change: for each learner, the means of several.
+
+    The variances add up; the degrees of freedom are Welch's, rounded down.
+    """
+    parts = [((interval / student(freedom)) ** 2, freedom)]
+    parts += [(variance(means) / len(means), len(means) - 1) for means in trainings]
+    total = sum(part for part, _ in parts)
+    if not total > 0:
+        return interval  # nothing differs, or something diverges
+    return student(int(total**2 / sum(part**2 / free for part, free in parts))) * math.sqrt(total)
 
 
 def student(freedom: int) -> float:

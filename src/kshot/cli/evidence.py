@@ -21,9 +21,11 @@ from kshot.evaluation import Evaluation
 from kshot.evidence import (
     Comparison,
     Kept,
+    Other,
     compared,
     keep_comparison,
     measure_again,
+    paper_of,
     reached,
     read_all,
     read_kept,
@@ -55,9 +57,13 @@ def reproduce(
     A seed that was measured is not trained again; Ctrl-C saves, and the same command goes on.
     """
     if show or recipe is None:
+        if given := [option for option, there in (("--again", again), ("--seed", seed)) if there]:
+            raise InputError(f"{given[0]} needs a recipe, and goes without --list: kshot reproduce RECIPE {given[0]} …")
         kept = read_all(results)
         if recipe is not None:
-            name = recipes.read(recipe).name
+            chosen = recipes.read(recipe)
+            paper_of(chosen)  # or it has none, and the sentence says so
+            name = chosen.name
             out.print(_listed([name], {name: kept[name]} if name in kept else {}, results))
         else:
             out.print(_listed(recipes.names(), kept, results))
@@ -102,28 +108,40 @@ def compare(
 ) -> None:
     """Measure runs on the very same test tasks, and say which differences are more than chance.
 
-    For example on other tasks: kshot compare RUN RUN --set tasks.test.shots=5
+    Runs of one recipe that differ in their seed are trainings of one learner, where others are beside them: their mean is
+    compared, over tasks and trainings. For example on other tasks: kshot compare RUN RUN --set tasks.test.shots=5
     """
     if len(run) < 2:
         raise InputError(f"{len(run)} run was given: comparing needs at least two, such as kshot compare runs/a runs/b")
     only_tasks(change)
     recipe = recipe_of(run[0], change)
     number = recipe.episodes if episodes is None else episodes
-    found: list[tuple[str, Evaluation]] = []
-    for place in run:
-        tasks = recipe.tasks("test")
-        learner = training.load(place)
-        learner = learners.alone(learner) if alone else learner
-        found.append((str(place), evaluated(learner, recipe, tasks, number, seed, curves=False)))
-    (_, first), *others = found
-    comparison = compared(first, others, [*change, "--alone"] if alone else change)
+    loaded = {place: training.load(place) for place in run}  # before hours of measuring
+    found: dict[Path, Evaluation] = {}
+    for place, learner in loaded.items():
+        try:
+            tested = learners.alone(learner) if alone else learner
+            found[place] = evaluated(tested, recipe, recipe.tasks("test"), number, seed, curves=False)
+        except InputError as error:
+            raise InputError(f"{place}, on the tasks of {run[0]}: {error}") from error
+    first, *others = [(str(places[0]), [found[place] for place in places]) for places in by_recipe(run)]
+    comparison = compared(first[1], others, [*change, "--alone"] if alone else change)
     keep_comparison(run[0], comparison)
     out.print(_compared(str(run[0]), comparison))
     out.print(f"kept for its report: kshot report {run[0]}", highlight=False)
     if as_json is not None:
-        content = [{"run": name, **e.to_dict()} for name, e in found]
+        content = [{"run": str(place), **found[place].to_dict()} for place in run]
         atomic.write(as_json, json.dumps(atomic.finite({"changes": change, "runs": content}), indent=1))
         out.print(f"numbers: [bold]{as_json}[/]")
+
+
+def by_recipe(run: Sequence[Path]) -> list[list[Path]]:
+    """The trainings of each recipe with several seeds, in the order of the first; each by itself where all are of one."""
+    found: dict[str, list[Path]] = {}
+    for place in dict.fromkeys(run):
+        settings = recipe_of(place, ["training.seed=0"]).settings
+        found.setdefault(json.dumps(settings, sort_keys=True), []).append(place)
+    return list(found.values()) if len(found) > 1 else [[place] for place in run]
 
 
 def _compared(run: str, c: Comparison) -> Group:
@@ -131,16 +149,18 @@ def _compared(run: str, c: Comparison) -> Group:
     scale, unit = (100, " %") if c.metric == "accuracy" else (1, "")
     blocks: list[RenderableType] = []
 
-    def block(name: str, mean: float, interval: float, transductive: bool, more: str = "") -> None:
-        note = ", transductive" if transductive else ""
-        figure = f"{c.metric} {scale * mean:.4g} ± {scale * interval:.2g}{unit}{note}{more}"
+    def block(name: str, of: Comparison | Other, more: str = "") -> None:
+        if (more_of_it := of.trainings - 1) > 0:
+            name += f" and {more_of_it} more training{'s' * (more_of_it > 1)} of it"
+        note = ", transductive" if of.transductive else ""
+        figure = f"{c.metric} {scale * of.mean:.4g} ± {scale * of.interval:.2g}{unit}{note}{more}"
         blocks.extend((Text(name, style="bold"), Padding(Text(figure), (0, 0, 0, 2))))
 
-    block(run, c.mean, c.interval, c.transductive)
+    block(run, c)
     for other in c.others:
         d = other.difference
         gap = f"; against the first {scale * d.mean:+.3g} ± {scale * d.interval:.2g}{unit}, paired: {d.verdict}"
-        block(other.run, other.mean, other.interval, other.transductive, gap)
+        block(other.run, other, gap + ", of one training" * (d.shown and d.trainings == 1))
     few = f", fewer than the {ENOUGH} of papers" if c.episodes < ENOUGH else ""
     note = f"the same {c.episodes:,} test tasks for all{few}, seed {c.seed}; 95 % intervals over {c.over}, {c.caveat}"
     return Group(*blocks, Text(note, style="dim"))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import fmean
 from typing import Any
 
 from kshot.audit import ENOUGH
-from kshot.intervals import mean_interval
+from kshot.intervals import mean_interval, widened
 from kshot.types import InputError
 
 HIGHER_IS_BETTER = ("accuracy", "return")  # of the metrics; of others lower is
@@ -91,6 +93,7 @@ class Difference:
     interval: float
     episodes: int
     groups: int = 0  # that the tasks are of, where those of one group are alike
+    trainings: int = 1  # of each learner, at least; from two on the interval is over these, too
 
     @property
     def shown(self) -> bool:
@@ -109,6 +112,7 @@ class Difference:
     def __str__(self) -> str:
         scale, unit = (100, " %") if self.metric == "accuracy" else (1, "")
         paired = f"paired over {over(self.episodes, self.groups)}"
+        paired += f", and over {self.trainings} trainings" * (self.trainings > 1)
         return f"{scale * self.mean:+.4g}{unit} ± {scale * self.interval:.2g} ({paired}): {self.verdict}"
 
 
@@ -117,11 +121,32 @@ def over(episodes: int, groups: int) -> str:
     return f"{groups:,} groups, {episodes:,} tasks of them" if groups else f"{episodes:,} tasks"
 
 
-def compare(one: Evaluation, other: Evaluation) -> Difference:
+def compare(one: Evaluation | Sequence[Evaluation], other: Evaluation | Sequence[Evaluation]) -> Difference:
     """one − other, task by task: 'A beats B' means that this is better than its interval is wide.
 
-    The interval is over test tasks. That another training would come out alike is for several seeds to show.
+    The interval is over test tasks. That other trainings would come out alike is for several of each to show, such as of other
+    seeds: given as lists, the difference is that of their means, and its interval over tasks and over trainings.
     """
+    ours, theirs = ([e] if isinstance(e, Evaluation) else list(e) for e in (one, other))
+    if not ours or not theirs:
+        raise InputError("there is nothing to compare: give an evaluation, or a list of one for each training")
+    first = ours[0]
+    for e in [*ours, *theirs]:
+        _check_same_tasks(first, e)
+    gaps = [a - b for a, b in zip(_by_task(ours), _by_task(theirs), strict=True)]
+    mean, interval = mean_interval(gaps, first.groups)
+    trainings, groups = min(len(ours), len(theirs)), len(set(first.groups))
+    if trainings > 1:
+        interval = widened(interval, (groups or len(gaps)) - 1, *([e.mean for e in found] for found in (ours, theirs)))
+    return Difference(first.metric, mean, interval, first.episodes, groups, trainings)
+
+
+def _by_task(found: Sequence[Evaluation]) -> list[float]:
+    """The mean over trainings."""
+    return [fmean(values) for values in zip(*(e.values for e in found), strict=True)]
+
+
+def _check_same_tasks(one: Evaluation, other: Evaluation) -> None:
     for name in ("metric", "episodes", "seed", "tasks"):
         a, b = getattr(one, name), getattr(other, name)
         if a != b or a == "":
@@ -129,9 +154,3 @@ def compare(one: Evaluation, other: Evaluation) -> Difference:
             raise InputError(
                 f"these evaluations cannot be paired, {what}: evaluate both on the same tasks, with the same seed"
             )
-    return Difference(
-        one.metric,
-        *mean_interval([a - b for a, b in zip(one.values, other.values, strict=True)], one.groups),
-        one.episodes,
-        len(set(one.groups)),
-    )

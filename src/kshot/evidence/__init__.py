@@ -2,6 +2,7 @@
 
 from kshot.evidence.beside import (
     Comparison,
+    Other,
     compared,
     keep_comparison,
     keep_evaluation,
@@ -10,17 +11,19 @@ from kshot.evidence.beside import (
     read_figures,
 )
 from kshot.evidence.kept import Figure, Kept, reached, read_all, read_kept, standing, trained_by
-from kshot.evidence.reproduce import as_tested, measure_again, reproduce
+from kshot.evidence.reproduce import as_tested, measure_again, paper_of, reproduce
 
 __all__ = [
     "Comparison",
     "Figure",
     "Kept",
+    "Other",
     "as_tested",
     "compared",
     "keep_comparison",
     "keep_evaluation",
     "measure_again",
+    "paper_of",
     "reached",
     "read_all",
     "read_comparison",

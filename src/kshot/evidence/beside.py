@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from kshot import atomic
@@ -24,13 +25,17 @@ COMPARISON = "comparison.json"
 
 @dataclass(frozen=True)
 class Other:
-    """A run measured on the same tasks. difference: it, less the run that it stands beside."""
+    """A run measured on the same tasks. difference: it, less the run that it stands beside.
+
+    trainings: of its recipe, by several seeds; the mean is theirs.
+    """
 
     run: str
     mean: float
     interval: float
     transductive: bool
     difference: Difference
+    trainings: int = 1
 
 
 @dataclass(frozen=True)
@@ -45,10 +50,13 @@ class Comparison:
     seed: int
     changes: list[str]
     others: list[Other]
+    trainings: int = 1
 
     @property
     def caveat(self) -> str:
-        return "of one training each: with another seed each may come out otherwise"
+        if all(other.difference.trainings > 1 for other in self.others):
+            return "those of differences over trainings, too"
+        return "of one training: with another seed each may come out otherwise"
 
     @property
     def over(self) -> str:
@@ -57,11 +65,19 @@ class Comparison:
         return f"{groups:,} groups of tasks" if groups else "tasks"
 
 
-def compared(this: Evaluation, others: Sequence[tuple[str, Evaluation]], changes: Sequence[str] = ()) -> Comparison:
-    rows = [Other(name, e.mean, e.interval, e.transductive, compare(e, this)) for name, e in others]
+def compared(
+    this: Sequence[Evaluation], others: Sequence[tuple[str, Sequence[Evaluation]]], changes: Sequence[str] = ()
+) -> Comparison:
+    """Of each run its evaluation, and those of further trainings of its recipe."""
+    rows = [Other(name, *_over(found), compare(found, this), len(found)) for name, found in others]
     return Comparison(
-        this.metric, this.mean, this.interval, this.transductive, this.episodes, this.seed, list(changes), rows
-    )
+        this[0].metric, *_over(this), this[0].episodes, this[0].seed, list(changes), rows, len(this)
+    )  # fmt: skip
+
+
+def _over(found: Sequence[Evaluation]) -> tuple[float, float, bool]:
+    """Mean, interval over tasks, and whether it is transductive."""
+    return fmean(e.mean for e in found), fmean(e.interval for e in found), found[0].transductive
 
 
 def keep_evaluation(run: Path, found: Evaluation, changes: Sequence[str] = ()) -> None:

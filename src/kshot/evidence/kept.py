@@ -263,17 +263,28 @@ def _described(recipe: Recipe) -> dict[str, Any]:
 
 def read_kept(path: Path) -> Kept:
     try:
-        return _of_json(json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path} cannot be read ({error}): remove it, and `kshot reproduce {path.stem}` again"
-        ) from error
+        return _of_json(json.loads(_text(path)))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(_unreadable(path, error)) from error
 
 
 def read_all(results: Path) -> dict[str, Kept]:
     """By name, of all files in the folder that `reproduce` wrote; benchmarks write others beside them."""
-    texts = {path: path.read_text() for path in sorted(results.glob("*.json"))}
-    return {path.stem: read_kept(path) for path, text in texts.items() if '"reproduces"' in text}
+    return {path.stem: read_kept(path) for path in sorted(results.glob("*.json")) if '"reproduces"' in _text(path)}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(_unreadable(path, error)) from error
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    return (
+        f"{path} cannot be read ({error}): mend it, or bring back an older one, such as by `git checkout`; removed, its figures "
+        f"are gone, earlier ones too, and `kshot reproduce {path.stem}` trains again"
+    )
 
 
 def standing(name: str, kept: Kept | None) -> tuple[Paper, Kept | None, bool] | None:

@@ -39,7 +39,7 @@ def reproduce(
 
     Seeds that are there already, of the same settings, are left as they are. The first seed's learner is kept beside them.
     """
-    paper = _paper(recipe)
+    paper = paper_of(recipe)
     _check_rows(recipe, paper)
     with process_group() as ranks:  # one for all seeds: it cannot be joined twice
         kept: Kept = ranks.agree(_known(recipe, results, say) if ranks.first else of_recipe(recipe))
@@ -189,7 +189,7 @@ def _keep(run: Path, results: Path, name: str) -> str | None:
     return place.as_posix()
 
 
-def _paper(recipe: Recipe) -> Paper:
+def paper_of(recipe: Recipe) -> Paper:
     if recipe.paper is None:
         raise InputError(
             f"recipe {recipe.name} has no [paper] section, and so no figure to reproduce: `kshot reproduce --list` shows those "

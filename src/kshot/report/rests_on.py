@@ -66,11 +66,21 @@ def _beside_others(r: Report, c: Comparison) -> str:
     def of(mean: float, interval: float, sign: str = "") -> str:
         return f"{sign}{shown(c.metric, factor * mean)} ± {shown(c.metric, factor * interval)}".replace("-", "−")
 
-    rows = [(f"{r.run} (this run)", of(c.mean, c.interval) + " *" * c.transductive, "", "")]
+    def name(run: str, trainings: int) -> str:
+        return run + (f", {trainings} trainings" if trainings > 1 else "")
+
+    rows = [(name(f"{r.run} (this run)", c.trainings), of(c.mean, c.interval) + " *" * c.transductive, "", "")]
     for other in c.others:
         d = other.difference
         gap = of(d.mean, d.interval, "+" if d.mean >= 0 else "")
-        rows.append((other.run, of(other.mean, other.interval) + " *" * other.transductive, gap, d.verdict))
+        rows.append(
+            (
+                name(other.run, other.trainings),
+                of(other.mean, other.interval) + " *" * other.transductive,
+                gap,
+                d.verdict + ", of one training" * (d.shown and d.trainings == 1),
+            )
+        )
     changes = f", with {', '.join(c.changes)}" if c.changes else ""
     caption = f"Other runs on the very same {c.episodes:,} tasks{changes}; {metric_name(c.metric)}{f' in {unit}' if unit else ''}"
     note = f"Differences are taken task by task; 95\u00a0% intervals over {c.over}, {c.caveat}."
