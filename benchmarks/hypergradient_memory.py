@@ -1,19 +1,18 @@
 """Peak memory of one meta-gradient against the number of inner steps, for each way to differentiate through them.
 
-    OMP_NUM_THREADS=1 python benchmarks/hypergradient_memory.py [--device cpu|cuda] [--draw]
+    OMP_NUM_THREADS=1 python benchmarks/hypergradient_memory.py [--device cpu|cuda]
 
 What a meta-gradient adds to the memory of tensors: on a CPU by the allocations and frees that torch's profiler writes down, on a
 GPU as torch counts it. On a CPU, resident memory of a process of its own is the check, at 32 steps. Written are the slope per
 step between 8 and 128 steps, the share of what unrolled adds at 32 steps, and how far the gradient is from the unrolled one, in
 float32. The targets are a share of at most 1/8 for the MLP and the transformer, and 1/4 for Conv4 with batch norm, with a
-gradient equal to 1e-5, and no slope for implicit. --draw only makes the picture in docs/ from what was written.
+gradient equal to 1e-5, and no slope for implicit.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
 import subprocess
 import sys
@@ -22,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from evidence import record
 from torch import Tensor, nn
 
 import kshot
-from kshot import Batch, Task, atomic
+from kshot import Batch, Task
 from kshot.memory import peak_memory
 from kshot.models import MLP, Conv4
 from kshot.rules import SGD
@@ -143,54 +143,9 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def draw(rows: list[dict[str, Any]]) -> None:
-    """Peak memory against steps, a panel a model, a line a way."""
-    from kshot.report.canvas import ACCENT, INK, MUTED, name_axes, png
-
-    ends = {
-        "unrolled": (INK, "-"),
-        "checkpoint:6": (MUTED, "-"),
-        "truncated:4": (MUTED, ":"),
-        "mixed-mode": (ACCENT, "-"),
-        "mixed-mode:6": (ACCENT, "--"),
-        "implicit:cg": (MUTED, "--"),
-        "first-order": (MUTED, "-."),
-    }
-
-    def panels(figure: Any) -> None:
-        for i, model in enumerate(SHARE):
-            ax = figure.add_axes((0.06 + 0.325 * i, 0.15, 0.2, 0.68))
-            name_axes(ax, "inner steps", f"{model}, MB added")
-            ax.set_xscale("log", base=2)
-            ax.set_yscale("log")
-            lines = {way: [x["MB"] for x in rows if (x["model"], x["way"]) == (model, way)] for way in ends}
-            for way, (colour, style) in ends.items():
-                ax.plot(STEPS, lines[way], style, color=colour, linewidth=1.6, marker="o", markersize=2.5)
-            ax.set_xticks(STEPS, [str(s) for s in STEPS])
-            ax.minorticks_off()
-            low, high = (f(ax.get_ylim()) for f in (min, max))
-            place = apart({way: line[-1] for way, line in lines.items()}, (high / low) ** 0.062)
-            for way, y in place.items():
-                ax.annotate(
-                    way, (128, y), (7, 0), textcoords="offset points", va="center", fontsize=8, color=ends[way][0]
-                )
-
-    path = Path(__file__).resolve().parents[1] / "docs" / "hypergradient-memory.png"
-    atomic.write(path, png(panels, 11.0, 3.1))
-
-
-def apart(at: dict[str, float], by: float) -> dict[str, float]:
-    """The same heights in their order, each at least `by` times the one below it."""
-    placed: dict[str, float] = {}
-    for way, y in sorted(at.items(), key=lambda item: item[1]):
-        placed[way] = max([y, *(by * below for below in placed.values())])
-    return placed
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--draw", action="store_true")
     parser.add_argument("--child", nargs=3)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -198,28 +153,17 @@ def main() -> None:
         model, way, steps = given.child
         print(resident_peak(meta_gradient(model, way, int(steps), "cpu")[1]))
         return
-    from evidence import RESULTS, record
-
-    if not given.draw:
-        # or a gradient is not even equal to itself
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
-        rows = [row for model in MODELS for row in measure(model, given.device)]
-        found = summary(rows)
-        for x in found:
-            print(
-                f"{x['model']:26}{x['way']:16}{x['MB a step']:10.3f} MB a step {x['share at 32 steps']:8.3f}   {x.get('off', '')}"
-            )
-        name = "hypergradient-memory" if given.device == "cpu" else "hypergradient-memory-gpu"
-        examples = {model: 5 * each for model, (_, _, each, _) in MODELS.items()}
-        settings = {
-            "steps": STEPS,
-            "tasks": 1,
-            "rule": "sgd",
-            "dtype": "float32",
-            "support and query examples": examples,
-        }
-        print("written to", record(name, settings, rows, summary=found))
-    draw(json.loads((RESULTS / "hypergradient-memory.json").read_text())["rows"])
+    # or a gradient is not even equal to itself
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
+    rows = [row for model in MODELS for row in measure(model, given.device)]
+    found = summary(rows)
+    for x in found:
+        share = f"{x['share at 32 steps']:8.3f}"
+        print(f"{x['model']:26}{x['way']:16}{x['MB a step']:10.3f} MB a step {share}   {x.get('off', '')}")
+    name = "hypergradient-memory" if given.device == "cpu" else "hypergradient-memory-gpu"
+    examples = {model: 5 * each for model, (_, _, each, _) in MODELS.items()}
+    settings = {"steps": STEPS, "tasks": 1, "rule": "sgd", "dtype": "float32", "support and query examples": examples}
+    print("written to", record(name, settings, rows, summary=found))
 
 
 if __name__ == "__main__":

@@ -68,7 +68,11 @@ def picture_of_learning_speed(r: Result) -> bytes:
             for row in (row for row in r["rows"] if len(row[key]) > 1):
                 colour, line = colours.get(row["family"], MUTED), "-" if row["family"] in colours else (0, (4, 2))
                 at, error = [p["at"] for p in row[key]], [100 * (1 - p["accuracy"]) for p in row[key]]
-                half = [min(100 * p["interval"], 0.9 * e) for p, e in zip(row[key], error, strict=True)]
+                above = [100 * p["interval"] for p in row[key]]
+                half = [
+                    [min(up, 0.9 * e) for up, e in zip(above, error, strict=True)],
+                    above,
+                ]  # down to an error above 0
                 looks = {"color": colour, "linewidth": 1.2, "linestyle": line, "elinewidth": 0.7, "markersize": 3.5}
                 ax.errorbar(at, error, half, marker=markers[row["learner"]], **looks)
                 name = row["learner"] + " *" * row["transductive"]
@@ -102,7 +106,49 @@ def name_ends(ax: Any, ends: list[tuple[float, float, str, str, str]]) -> None:
         ax.text(1.125, places[i], name, transform=ax.transAxes, fontsize=7.5, color=colour, va="center")
 
 
+def picture_of_memory(r: Result) -> bytes:
+    """What a meta-gradient adds against steps, a panel a model that has a target, a line a way."""
+    rows, steps = r["rows"], r["settings"]["steps"]
+    lines_of = {
+        "unrolled": (INK, "-"),
+        "checkpoint:6": (MUTED, "-"),
+        "truncated:4": (MUTED, ":"),
+        "mixed-mode": (ACCENT, "-"),
+        "mixed-mode:6": (ACCENT, "--"),
+        "implicit:cg": (MUTED, "--"),
+        "first-order": (MUTED, "-."),
+    }
+
+    def draw(figure: Any) -> None:
+        for i, model in enumerate(dict.fromkeys(x["model"] for x in r["summary"] if "target" in x)):
+            ax = figure.add_axes((0.06 + 0.325 * i, 0.15, 0.2, 0.68))
+            name_axes(ax, "inner steps", f"{model}, MB added")
+            ax.set_xscale("log", base=2)
+            ax.set_yscale("log")
+            lines = {way: [x["MB"] for x in rows if (x["model"], x["way"]) == (model, way)] for way in lines_of}
+            for way, (colour, style) in lines_of.items():
+                ax.plot(steps, lines[way], style, color=colour, linewidth=1.6, marker="o", markersize=2.5)
+            ax.set_xticks(steps, [str(s) for s in steps])
+            ax.minorticks_off()
+            low, high = (f(ax.get_ylim()) for f in (min, max))
+            place = apart({way: line[-1] for way, line in lines.items()}, (high / low) ** 0.062)
+            looks = {"textcoords": "offset points", "va": "center", "fontsize": 8}
+            for way, y in place.items():
+                ax.annotate(way, (steps[-1], y), (7, 0), color=lines_of[way][0], **looks)
+
+    return png(draw, 11.0, 3.1)
+
+
+def apart(at: dict[str, float], by: float) -> dict[str, float]:
+    """The same heights in their order, each at least `by` times the one below it."""
+    placed: dict[str, float] = {}
+    for way, y in sorted(at.items(), key=lambda item: item[1]):
+        placed[way] = max([y, *(by * below for below in placed.values())])
+    return placed
+
+
 PICTURES: dict[str, Callable[[Result], bytes]] = {
+    "hypergradient-memory": picture_of_memory,
     "meta-step": picture_of_meta_step,
     "learning-speed": picture_of_learning_speed,
 }

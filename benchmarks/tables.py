@@ -269,7 +269,8 @@ def hypergradient_memory(r: Result) -> str:
     rows = []
     for x in r["summary"]:
         at = {y["steps"]: y["MB"] for y in r["rows"] if (y["model"], y["way"]) == (x["model"], x["way"])}
-        share = f"{x['share at 32 steps']:.3f}" + (f" (target {x['target']:g})" if "target" in x else "")
+        missed = ", missed" * (not x.get("met", True))
+        share = f"{x['share at 32 steps']:.3f}" + (f" (target {x['target']:g}{missed})" if "target" in x else "")
         rows.append((x["model"], x["way"], *(f"{at[s]:,.1f}" for s in steps), f"{x['MB a step']:.3f}", share))
     heads = ("MB a meta-gradient adds", "hypergradient", *map(counted, steps), "a step", "of unrolled, at 32")
     return table(heads, rows) + source(r)
