@@ -565,6 +565,20 @@ def test_finetune_learns_the_classes_and_then_new_ones() -> None:
     assert kshot.evaluate(learner, tasks, 60, curves=False).mean > 0.85
 
 
+@pytest.mark.parametrize("adapted", ["head.*", "*"])
+def test_finetune_is_kept_without_the_head_of_its_training_classes(adapted: str, tmp_path: Path) -> None:
+    task = one_task()
+    learner = kshot.Finetune(encoder(), classes=500, adapted=adapted, rule=SGD(0.1), steps=3).double().eval()
+    learner.seen = frozenset({"a"})
+    small = learner.compact()
+    assert sum(p.numel() for p in small.parameters()) < 100 < sum(p.numel() for p in learner.parameters())
+    assert learner.classes == 500
+    kshot.save(small, tmp_path / "small.safetensors")
+    for other in (small, kshot.load(tmp_path / "small.safetensors", encoder=encoder()).double()):
+        close(other(task.support, task.query.x), learner(task.support, task.query.x))
+        assert other.seen == {"a"}
+
+
 def test_finetune_needs_to_know_which_classes_these_are() -> None:
     learner = kshot.Finetune(encoder(), classes=5).double()
     with pytest.raises(InputError, match="does not say which of all classes"):

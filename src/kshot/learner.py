@@ -108,6 +108,10 @@ class MetaLearner(nn.Module, ABC):
             for part in parts:
                 cast(Any, part).meet(every)
 
+    def compact(self) -> MetaLearner:
+        """What adapting needs: itself, or of a learner with parts that training alone uses, a copy without them."""
+        return self
+
     def track(self, tasks: Task) -> None:
         """After an outer step `fit` shows its tasks: here, and nowhere else, may a learner's buffers move."""
         return None

@@ -182,7 +182,7 @@ def measure_again(
 
 def _keep(run: Path, results: Path, name: str) -> str | None:
     """The learner by itself, if it is small; its place in the results folder."""
-    learner, place = training.load(run), Path(MODELS) / f"{name}.safetensors"
+    learner, place = training.load(run).compact(), Path(MODELS) / f"{name}.safetensors"
     if sum(t.numel() * t.element_size() for t in learner.state_dict().values()) > LARGEST:
         return None
     training.save(learner, results / place)

@@ -148,6 +148,12 @@ class Finetune(GradientLearner):
             raise InputError("Finetune makes a new head for a task's classes: give its support, clone(support)")
         return super().clone(support)
 
+    def compact(self) -> Finetune:
+        """Without the head of the training classes, which adapt replaces."""
+        other = copy.deepcopy(self)
+        other.classes, other.model = 1, _Classifier(other.encoder, 1).train(self.training)
+        return other
+
     @property
     def class_symmetric(self) -> bool:
         return True
