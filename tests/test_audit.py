@@ -14,7 +14,8 @@ from torch import Tensor
 
 import kshot
 from kshot import Batch, InputError, MetaLearner, Task, recipes
-from kshot.audit import ENOUGH, OWN, _labels_are_drawn
+from kshot.audit import ENOUGH
+from kshot.audit.sources import OWN, labels_are_drawn
 from kshot.evaluation import measure
 from kshot.models import MLP, GaussianPolicy
 from kshot.tasks import Episodes, Groups, Sinusoids, from_transforms
@@ -506,7 +507,7 @@ def test_honest_labels_of_few_classes_are_not_refused_at_any_seed(ways: int) -> 
     """Where all classes are in every task, the labels of one hang together, and chance strays further."""
     tasks = Episodes(labelled(drawings(ways)), ways=ways, shots=2, queries=2)
     for seed in range(300):
-        assert _labels_are_drawn(tasks, seed) == "the classes of each task are numbered anew"
+        assert labels_are_drawn(tasks, seed) == "the classes of each task are numbered anew"
 
 
 # Validation and test tasks.
