@@ -17,7 +17,7 @@ from rich.text import Text
 from kshot import atomic, learners, recipes, training
 from kshot.audit import ENOUGH
 from kshot.cli.terminal import Alone, Changes, Seed, err, evaluated, only_tasks, out
-from kshot.evaluation import Evaluation
+from kshot.evaluation import Evaluation, shown_in
 from kshot.evidence import (
     Comparison,
     Kept,
@@ -146,7 +146,7 @@ def by_recipe(run: Sequence[Path]) -> list[list[Path]]:
 
 def _compared(run: str, c: Comparison) -> Group:
     """Each run by its name, which may be long, and below it what it has."""
-    scale, unit = (100, " %") if c.metric == "accuracy" else (1, "")
+    scale, unit = shown_in(c.metric)
     blocks: list[RenderableType] = []
 
     def block(name: str, of: Comparison | Other, more: str = "") -> None:

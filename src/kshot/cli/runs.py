@@ -11,7 +11,7 @@ from rich.table import Table
 from kshot import learners, recipes, training
 from kshot.audit import ENOUGH
 from kshot.cli.terminal import Alone, Changes, Run, Seed, evaluated, only_tasks, out
-from kshot.evaluation import Evaluation, Point
+from kshot.evaluation import Evaluation, Point, shown_in
 from kshot.evidence import keep_evaluation, read_evaluation
 from kshot.evidence.kept import shown as figure
 from kshot.recipes.runs import recipe_of
@@ -77,7 +77,7 @@ def report(run: Run, seed: Seed = 0) -> None:
 
 
 def _evaluation_table(recipe: recipes.Recipe, found: Evaluation) -> Table:
-    scale, unit = (100, " %") if found.metric == "accuracy" else (1, "")
+    scale, unit = shown_in(found.metric)
 
     def shown(mean: float, interval: float) -> str:
         return " ± ".join(figure(found.metric, scale * value) for value in (mean, interval)) + unit

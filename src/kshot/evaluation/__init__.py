@@ -1,6 +1,6 @@
 """How well a learner learns: accuracy or error with a 95 % interval, curves, and the difference between two learners."""
 
-from kshot.evaluation.found import HIGHER_IS_BETTER, Calibration, Difference, Evaluation, Point, compare
+from kshot.evaluation.found import HIGHER_IS_BETTER, Calibration, Difference, Evaluation, Point, compare, shown_in
 from kshot.evaluation.measure import evaluate, measure, score
 from kshot.evaluation.protocol import SHOTS, TASKS_AT_ONCE, fingerprint, stream
 
@@ -17,5 +17,6 @@ __all__ = [
     "fingerprint",
     "measure",
     "score",
+    "shown_in",
     "stream",
 ]

@@ -15,6 +15,11 @@ from kshot.types import InputError
 HIGHER_IS_BETTER = ("accuracy", "return")  # of the metrics; of others lower is
 
 
+def shown_in(metric: str) -> tuple[float, str]:
+    """Factor and unit for whom a figure is shown: an accuracy is a share, and is read in percent."""
+    return (100.0, " %") if metric == "accuracy" else (1.0, "")
+
+
 @dataclass(frozen=True)
 class Point:
     """One place on a curve: at `at` steps or shots, the metric and the half-width of its 95 % interval."""
@@ -64,7 +69,7 @@ class Evaluation:
         return self.episodes < ENOUGH
 
     def __str__(self) -> str:
-        scale, unit = (100, " %") if self.metric == "accuracy" else (1, "")
+        scale, unit = shown_in(self.metric)
         note = (", fewer than papers use" if self.few else "") + (", transductive" if self.transductive else "")
         return (
             f"{self.metric} {scale * self.mean:.4g}{unit} ± {scale * self.interval:.2g} "
@@ -110,7 +115,7 @@ class Difference:
         return "better" if (self.mean > 0) == (self.metric in HIGHER_IS_BETTER) else "worse"
 
     def __str__(self) -> str:
-        scale, unit = (100, " %") if self.metric == "accuracy" else (1, "")
+        scale, unit = shown_in(self.metric)
         paired = f"paired over {over(self.episodes, self.groups)}"
         paired += f", and over {self.trainings} trainings" * (self.trainings > 1)
         return f"{scale * self.mean:+.4g}{unit} ± {scale * self.interval:.2g} ({paired}): {self.verdict}"

@@ -13,7 +13,7 @@ from typing import Any
 
 from kshot import atomic, recipes
 from kshot.audit import ENOUGH
-from kshot.evaluation import HIGHER_IS_BETTER, Evaluation
+from kshot.evaluation import HIGHER_IS_BETTER, Evaluation, shown_in
 from kshot.machine import machine, versions
 from kshot.recipes import Recipe
 from kshot.recipes.paper import Paper, Row, read_paper
@@ -47,7 +47,7 @@ class Figure:
     @staticmethod
     def of(found: Evaluation) -> Figure:
         error = found.metric not in HIGHER_IS_BETTER
-        scale = 100 if found.metric == "accuracy" else 1
+        scale, _ = shown_in(found.metric)
         median = statistics.median(found.values) if error else None
         return Figure(
             found.metric, scale * found.mean, scale * found.interval, found.episodes, found.seed, found.transductive,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kshot.evaluation import Evaluation, Point
+from kshot.evaluation import Evaluation, Point, shown_in
 from kshot.settings import flat
 from kshot.training.loop import RUN
 from kshot.training.progress import METRICS, read_metrics
@@ -101,8 +101,9 @@ def metric_name(metric: str) -> str:
 
 
 def scaled(metric: str) -> tuple[float, str]:
-    """(factor, unit) in which a metric is shown."""
-    return (100.0, "%") if metric == "accuracy" else (1.0, "")
+    """Factor and unit, without its space."""
+    factor, unit = shown_in(metric)
+    return factor, unit.strip()
 
 
 def with_interval(evaluation: Evaluation) -> tuple[str, str, str]:
