@@ -192,10 +192,17 @@ def test_the_list_shows_what_is_to_be_done_and_what_was(place: Path) -> None:
 
 def test_nothing_to_reproduce_or_to_measure_again(place: Path) -> None:
     assert "has no [paper] section" in command(place, "reproduce", "sinusoid-multitask", code=2)
+    assert "has no [paper] section" in command(place, "reproduce", "--list", "sinusoid-multitask", code=2)
+    assert "--again needs a recipe" in command(place, "reproduce", "--again", code=2)
+    assert "--seed needs a recipe, and goes without --list" in reproduce(place, "--list", "--seed", "1", code=2)
     assert "trains and writes it" in reproduce(place, "--again", code=2)
     (place / "results").mkdir()
     (place / "results" / "moment.json").write_text('{"reproduces": ')
     assert "moment.json cannot be read" in reproduce(place, code=2)
+    (place / "results" / "moment.json").write_bytes(b'\xff"reproduces"')
+    said = command(place, "reproduce", "--list", "--results", str(place / "results"), code=2)
+    assert "moment.json cannot be read" in said
+    assert "bring back an older one" in said
 
 
 @pytest.mark.parametrize(
