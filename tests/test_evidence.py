@@ -188,6 +188,10 @@ def test_the_list_shows_what_is_to_be_done_and_what_was(place: Path) -> None:
     assert "older settings" not in said
     assert all(name in said for name in recipes.names() if recipes.read(name).paper is not None)
     assert list(read_all(place / "results")) == ["moment"]
+    kept = read_kept(place / "results" / "moment.json")
+    for seconds, words in ((60.0, "1 minutes a training, of a budget of 1"), (120.0, "over its budget of 1")):
+        replace(kept, seeds=[replace(kept.seeds[0], seconds=seconds)]).write(place / "results")
+        assert words in reproduce(place, "--list")
 
 
 def test_nothing_to_reproduce_or_to_measure_again(place: Path) -> None:
