@@ -53,6 +53,8 @@ def test_a_recipe_trains_evaluates_and_reports(name: str, tmp_path: Path, reques
         changes += ["tasks.train.ways=10"]  # two steps of 180 ways take half a minute where bf16 is emulated
     if full["learner"]["name"] == "scratch":
         changes += ["learner.steps=3"]
+    if full["learner"].get("eval_steps", 0) > 5:
+        changes += ["learner.eval_steps=5"]
     if name.startswith(("omniglot", "intents", "parkinsons")):
         request.getfixturevalue("kshot_data")
     kshot_command("train", name, *settings(*changes), "--out", tmp_path)
