@@ -24,6 +24,7 @@ from evidence import RESULTS, record
 import kshot
 from kshot import recipes
 from kshot.evidence import Figure, as_tested, trained_by
+from kshot.machine import machine, versions
 from kshot.recipes import runs
 from kshot.recipes.paper import Row
 from kshot.settings import arguments
@@ -63,6 +64,7 @@ def main() -> None:
     settings = trained_by(plain.changed(*given.changes).settings)
     new = {"recipe": plain.name, "settings": settings, "at test": given.at_test, "episodes": recipe.episodes}
     new |= {"minutes": round(minutes, 1), "date": time.strftime("%Y-%m-%d"), "figures": figures}
+    new |= {"machine": machine(), "versions": versions()}
     print("written to", record("choices", {"test seed": OTHER_SEED}, among(known(), new)))
 
 

@@ -305,7 +305,9 @@ def choices(r: Result) -> str:
             lines.append((x["settings"]["training"]["steps"], len(changed), ", ".join(changed) or "as it is", cells))
         table_rows = [(f"{steps:,}", changed, *cells) for steps, _, changed, cells in sorted(lines)]
         text.append(f"### `{name}`\n\n" + table(("steps", "different from the recipe", *measured), table_rows))
-    return "\n\n".join(text) + source({**r, "command": "python benchmarks/choices.py RECIPE --set …"})
+    days = sorted({x["date"] for x in r["rows"]})
+    note = f"\n\n<sub>Measured from {days[0]} to {days[-1]}; `python benchmarks/choices.py RECIPE --set …`</sub>"
+    return "\n\n".join(text) + note  # by several commits, and on more than one machine
 
 
 def chosen_by(x: Result | None) -> str:
