@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch import Tensor
 from kshot.audit.sources import LOOKED_AT, OWN
 from kshot.learner import MetaLearner
 from kshot.types import Batch, InputError, Task, TaskSource, draw, seeded
+from kshot.vectorize import Way, choose, pieces
 
 ASKED = 600  # predictions that are made again in another order, or as many as there are in
 AT_MOST = 64  # tasks; drawn
@@ -24,23 +24,31 @@ def each_by_itself(learner: MetaLearner, tasks: TaskSource, seed: int, device: t
     learner says that it is transductive."""
     generator = seeded(seed, 3, OWN)
 
-    def predicted(support: Batch, x: Tensor) -> Tensor:
-        torch.manual_seed(seed)
-        return learner.predict(learner.adapt(support), x)
+    def answers(task: Task) -> Tensor:
+        torch.manual_seed(seed)  # what a learner draws is the same each time
+        return learner.predict(learner.adapt(task.support), task.query.x)
 
-    changed, unsteady, first, asked, ways = [], [], [], 0, None
-    for task in _asked(tasks, seed, device):
-        support, x, ways, asked = task.support, task.query.x, task.support.ways, asked + len(task.query)
-        s, q = (torch.randperm(len(examples), generator=generator).to(x.device) for examples in (support, x))
-        before = predicted(support, x)
-        changed.append(
-            _differs(before[q], predicted(support[s] if learner.order_free else support, x[q]), support.ways)
-        )
-        unsteady.append(_differs(before, predicted(_rounded(support, generator), x), support.ways))
-        first.append((support, x[:1], before[:1]))
-    share = fmean(changed)
-    few = A_FEW / asked if ways is not None else 0.0
-    if share > SWAYED + few + 2 * fmean(unsteady):
+    def predicted(support: Batch, query: Batch, way: Way) -> Tensor:
+        return torch.cat(list(pieces(answers, Task(support, query), way)))
+
+    changed: list[Tensor] = []
+    unsteady: list[Tensor] = []
+    first: list[tuple[Batch, Batch, Tensor, Way]] = []
+    asked, ways = 0, None
+    for batch in _asked(tasks, seed, device):
+        support, query, ways = batch.support, batch.query, batch.support.ways
+        asked += query.x.shape[0] * query.x.shape[1]
+        # Few tasks of many queries are done before it is known which way is the quickest.
+        way = "loop" if not first and asked >= ASKED else choose(learner, Task(support, query), function=answers)
+        s, q = _order(support, generator), _order(query, generator)
+        before = predicted(support, query, way)
+        after = predicted(support[s] if learner.order_free else support, query[q], way)
+        changed.append(_differ(before[q], after, ways))
+        unsteady.append(_differ(before, predicted(_rounded(support, generator), query, way), ways))
+        first.append((support, query[:, :1], before[:, :1], way))
+    share, swayed = float(torch.cat(changed).mean()), 2 * float(torch.cat(unsteady).mean())
+    few = A_FEW if ways is not None else 0
+    if share > SWAYED + few / asked + swayed:
         raise InputError(
             f"{100 * share:.0f} % of the predictions of {type(learner).__name__} change when examples are shuffled, so "
             "the order of the classes may tell it the labels: make predict treat each query by itself and adapt all examples "
@@ -56,14 +64,14 @@ def each_by_itself(learner: MetaLearner, tasks: TaskSource, seed: int, device: t
     if learner.transductive:
         return said
     try:
-        apart = [_differs(before, predicted(support, x), support.ways) for support, x, before in first]
+        apart = torch.cat([_differ(before, predicted(s, q, way), ways) for s, q, before, way in first])
     except Exception as error:  # as batch norm over one value
         return [*said, f"a query that comes alone cannot be predicted ({error})"]
-    if fmean(apart) > SWAYED + (A_FEW / len(first) if ways is not None else 0.0) + 2 * fmean(unsteady):
+    if float(apart.mean()) > SWAYED + few / len(apart) + swayed:
         raise InputError(
-            f"{type(learner).__name__} says that it is not transductive, and {100 * fmean(apart):.0f} % of the first queries of "
-            "a task are predicted otherwise when they come alone: make predict treat each query by itself, or say by "
-            "transductive = True that the others help it"
+            f"{type(learner).__name__} says that it is not transductive, and {100 * float(apart.mean()):.0f} % of the first "
+            "queries of a task are predicted otherwise when they come alone: make predict treat each query by itself, or say "
+            "by transductive = True that the others help it"
         )
     return [*said, "a query is predicted alike when it comes alone"]
 
@@ -73,10 +81,16 @@ def _asked(tasks: TaskSource, seed: int, device: torch.device) -> Iterator[Task]
     asked = 0
     for i in range(AT_MOST // SHUFFLED):
         drawn = draw(tasks, LOOKED_AT, seeded(seed, 5, OWN, i), slice(SHUFFLED)).to(device)
-        yield from (drawn[k] for k in range(len(drawn)))
+        yield drawn
         asked += len(drawn) * len(drawn[0].query)
         if asked >= ASKED:
             return
+
+
+def _order(half: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Another order of the examples of each task, as an index of its batch of tasks."""
+    order = torch.rand(half.x.shape[:2], generator=generator).argsort(1).to(half.x.device)
+    return torch.arange(len(order), device=order.device)[:, None], order
 
 
 def _rounded(support: Batch, generator: torch.Generator) -> Batch:
@@ -87,10 +101,10 @@ def _rounded(support: Batch, generator: torch.Generator) -> Batch:
     return Batch(support.x * (1 + 8 * torch.finfo(support.x.dtype).eps * noise), support.y, support.ways)
 
 
-def _differs(a: Tensor, b: Tensor, ways: int | None) -> float:
-    """The share of predictions that are others; of values, how far they are off."""
+def _differ(a: Tensor, b: Tensor, ways: int | None) -> Tensor:
+    """Of each task [T, Q, …] the share of predictions that are others; of values, how far they are off."""
     if ways is not None:
-        return float((a[:, :ways].argmax(1) != b[:, :ways].argmax(1)).float().mean())
-    size = a.double().square().mean().sqrt() + 1e-12
-    off = float((a - b).double().square().mean().sqrt() / size)
-    return off if off > 1e-3 else 0.0
+        return (a[..., :ways].argmax(-1) != b[..., :ways].argmax(-1)).double().mean(1)
+    size = a.double().square().flatten(1).mean(1).sqrt() + 1e-12
+    off = (a - b).double().square().flatten(1).mean(1).sqrt() / size
+    return off.where(off > 1e-3, 0.0)
