@@ -14,6 +14,7 @@ import torch
 
 from kshot.version import __version__
 
+BF16 = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16")  # of Intel's and AMD's, and of ARM's
 PEERS = ("torchopt", "higher", "easyfsl", "jax", "numpy")
 
 
@@ -43,6 +44,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": _cpu(),
         "instructions": torch.backends.cpu.get_cpu_capability(),  # the name alone does not tell a machine from one half as fast
+        "bf16": computes_in_bf16(torch.device("cpu")),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -55,6 +57,14 @@ def described(machine: Mapping[str, Any]) -> str:
     """'AMD EPYC with AVX2, 2 cores'."""
     instructions = f" with {machine['instructions']}" if "instructions" in machine else ""  # older files do not say
     return f"{machine['cpu']}{instructions}, {machine['cores']} cores"
+
+
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether the processor has instructions for bfloat16: one that imitates it takes several times as long as in float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    return not known or any(known.get(name, False) for name in BF16)  # an older torch does not say
 
 
 def _cpu() -> str:

@@ -12,10 +12,11 @@ import kshot
 from kshot import Batch, InputError, Task
 from kshot.hypergradients import FirstOrder
 from kshot.learner import mse_loss
+from kshot.machine import computes_in_bf16
 from kshot.models import MLP, Conv4
 from kshot.rules import SGD
 from kshot.tasks import Glyphs, Sinusoids
-from kshot.training import checkpoint
+from kshot.training import checkpoint, loop
 from kshot.training.loop import VALIDATION
 from kshot.training.options import Training
 from kshot.training.origin import check_same
@@ -111,7 +112,8 @@ def test_the_best_learner_by_validation_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("learner", ["maml", "protonet", "ridgenet", "logistichead", "svmhead"])
-def test_bf16_trains_too(learner: str) -> None:
+def test_bf16_trains_too(learner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "computes_in_bf16", lambda device: True)
     made = {
         "maml": lambda: kshot.MAML(Conv4(5, width=8, size=16, down="stride"), rule=SGD(0.1)),
         "protonet": lambda: kshot.ProtoNet(Conv4(width=8, size=16, norm="group")),
@@ -129,6 +131,21 @@ def test_bf16_trains_too(learner: str) -> None:
         losses[precision] = float(kshot.meta_loss(trained, tasks.sample(20, kshot.seeded(9)), "vmap").detach())
     assert losses["bf16-mixed"] == pytest.approx(losses["fp32"], rel=0.15)
     assert losses["bf16-mixed"] != losses["fp32"]
+
+
+def test_a_processor_without_bf16_does_not_imitate_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False}, raising=False)
+    losses = []
+    for precision in ("fp32", "bf16-mixed"):
+        learner = kshot.fit(maml(), Sinusoids(), precision=precision, **QUICK | {"steps": 5, "progress": True})  # type: ignore[arg-type]
+        losses.append(weights(learner))
+    assert torch.equal(*losses)
+    assert "no instructions for bfloat16: the steps are in float32" in " ".join(capsys.readouterr().err.split())
+    for capabilities in ({"bf16": True}, {}):  # of ARM's, and of a torch that does not say
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda known=capabilities: known)
+        assert computes_in_bf16(torch.device("cpu"))
 
 
 def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from kshot import atomic
 from kshot.audit import before_training
 from kshot.evaluation import HIGHER_IS_BETTER, Evaluation, measure
 from kshot.learner import MetaLearner, check_learner
+from kshot.machine import computes_in_bf16
 from kshot.settings import suggestion
 from kshot.training import checkpoint
 from kshot.training.averaging import Average
@@ -65,7 +66,7 @@ def fit(
     optimizer ('adam', 'adamw', 'sgd', or a function of the parameters), lr (0.001), weight_decay (0).
     schedule ('constant', 'cosine', 'linear'), warmup (0 steps), clip (None: the largest norm of the meta-gradient).
     average (None): decay of an exponential average of the weights, such as 0.995; that is what is validated and kept.
-    precision: 'fp32', or 'bf16-mixed' for autocast. vectorize: as in meta_loss.
+    precision: 'fp32', or 'bf16-mixed' for autocast, where the processor computes in bfloat16. vectorize: as in meta_loss.
     compile ('auto'): the steps by torch.compile; 'auto' where the steps to come pay for it, and it says so.
     device: None where the learner is, 'auto' a GPU if there is one (under torchrun each rank its own), or 'cuda:1' and so on.
     """
@@ -138,6 +139,7 @@ class Run:
         self.compiling = Compiling(training.compile, self._say, ranks.agree)
         ranks.same_start(learner)
         moving = [*trained, *(b for b in learner.buffers() if b.is_floating_point())]
+        self.casts = training.precision == "bf16-mixed" and ranks.agree(computes_in_bf16(self.device))
         self.average = None if training.average is None else Average(moving, training.average)
         learner.seen = learner.seen | identities(tasks)
         learner.validated = learner.validated | identities(validate)
@@ -157,6 +159,10 @@ class Run:
         writers = Writers(self.out, t.steps, self.step, show=show, tensorboard=tensorboard, active=self.ranks.first)
         self.writers = writers
         with writers, _stop_signals() as stop:
+            if t.precision == "bf16-mixed" and not self.casts:
+                self._say(
+                    "this processor has no instructions for bfloat16: the steps are in float32, which is quicker on it"
+                )
             since, first = time.perf_counter(), self.step
             began = since - self.seconds
             for batch in self.batches():
@@ -245,7 +251,7 @@ class Run:
         return draw(self.tasks, self.t.meta_batch, seeded(self.t.seed, step), self.share).to(self.device)
 
     def _autocast(self) -> Any:
-        if self.t.precision == "fp32":
+        if not self.casts:
             return nullcontext()
         # The cache would cut higher gradients.
         return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
