@@ -11,29 +11,20 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from reproduced import COLLECTED, OMNIGLOT, different, read_all
+from tabulated import counted, table
+
 from kshot import atomic, recipes
-from kshot.evidence import Kept, reached, read_all, standing
 from kshot.machine import described
-from kshot.recipes.paper import Row
 from kshot.settings import flat
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in ("results", "choices", "performance")))
 Result = dict[str, Any]
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
-def counted(steps: int) -> str:
-    return f"{steps} step{'s' if steps != 1 else ''}"
 
 
 def percent(row: Result) -> str:
@@ -298,13 +289,18 @@ def choices(r: Result) -> str:
         trained = list(rows)
         measured = [x for x in OMNIGLOT if any(x in row["figures"] for row in trained)]
         measured += dict.fromkeys(figure for row in trained for figure in row["figures"] if figure not in measured)
+        varied = dict.fromkeys(key.partition("=")[0] for x in trained for key in different(x["settings"], now))
+        has = [f"`{key}={value}`" for key, value in flat(now).items() if key in varied and key != "training.steps"]
+        recipe = f"The [recipe](../src/kshot/recipes/{name}.toml)" + (f" has {', '.join(has)}" if has else "") + ":"
         for x in trained:
             changed = [f"`{change}`" for change in different(x["settings"], now) if "training.steps=" not in change]
             changed += [f"`{change}` at test" for change in x["at test"]]
             cells = [chosen_by(x["figures"].get(figure)) for figure in measured]
             lines.append((x["settings"]["training"]["steps"], len(changed), ", ".join(changed) or "as it is", cells))
         table_rows = [(f"{steps:,}", changed, *cells) for steps, _, changed, cells in sorted(lines)]
-        text.append(f"### `{name}`\n\n" + table(("steps", "different from the recipe", *measured), table_rows))
+        text.append(
+            f"### `{name}`\n\n{recipe}\n\n" + table(("steps", "different from the recipe", *measured), table_rows)
+        )
     days = sorted({x["date"] for x in r["rows"]})
     note = f"\n\n<sub>Measured from {days[0]} to {days[-1]}; `python benchmarks/choices.py RECIPE --set …`</sub>"
     return "\n\n".join(text) + note  # by several commits, and on more than one machine
@@ -319,13 +315,6 @@ def chosen_by(x: Result | None) -> str:
         strays = x["diverges on tasks"]
         return f"median {x['median']:.3f}; diverges on {strays} task{'s' * (strays > 1)}"
     return f"{x['mean']:.3f} ± {x['interval']:.3f}"
-
-
-def different(was: Result, now: Result) -> list[str]:
-    """What a training depends on that is not as it is now, 'training.lr=0.1' as it was."""
-    then, today = flat(was), flat(now)
-    ways = [key for key in {**then, **today} if key.startswith(("learner.", "tasks.train.", "training."))]
-    return [f"{key}={then.get(key, 'default')}" for key in ways if then.get(key) != today.get(key)]
 
 
 OF_ONE_SHOT = "omniglot-5w1s-"
@@ -375,131 +364,6 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "sampling": sampling,
     "choices": choices,
     "learning-speed": learning_speed,
-}
-
-
-OMNIGLOT = ("5-way 1-shot", "5-way 5-shot", "20-way 1-shot", "20-way 5-shot")
-
-
-def omniglot_at_a_glance(kept: dict[str, Kept]) -> str:
-    """A row a learner: our figures as they stand, and the paper's in brackets."""
-    cells: dict[str, dict[str, str]] = {}
-    for name in (name for name in recipes.names() if name.startswith("omniglot-")):
-        found = standing(name, kept.get(name))
-        if found is None or found[1] is None or not found[1].seeds:
-            continue
-        paper, ours, older = found
-        _, trained_on, learner = name.split("-", 2)
-        line = cells.setdefault(learner + ", of 5-shot tasks" * trained_on.endswith("5s"), {})
-        line["seeds"] = f"{len(ours.seeds)} of {paper.seeds}"
-        for row in (row for row in paper.rows if row.name in OMNIGLOT):
-            published = f" ({row.paper})" if row.published is not None else ""
-            if (figure := ours.ours(row.name)) is None:  # a row that the recipe gained since
-                continue
-            line[row.name] = (
-                f"{figure.mean:.2f} ± {figure.interval:.2f}{' *' * figure.transductive}{' †' * older}{published}"
-            )
-    columns = (*OMNIGLOT, "seeds")
-    rows = [(learner, *(line.get(column, "") for column in columns)) for learner, line in cells.items()]
-    return table(("accuracy, % (the paper's)", *columns), rows)
-
-
-def omniglot(kept: dict[str, Kept]) -> str:
-    """Of every recipe of it that reproduces a paper: our figures, and below them the paper's; what is not measured yet."""
-    rows, missing, machines = [], [], set()
-    for name in (name for name in recipes.names() if name.startswith("omniglot-")):
-        if (found := standing(name, kept.get(name))) is None:
-            continue
-        paper, ours, older = found
-        if ours is None or not ours.seeds:
-            missing.append(f"`{name}`")
-            continue
-        of = {row.name: row for row in paper.rows}
-        trained = (f"{len(ours.seeds)} of {paper.seeds}", minutes(ours))
-        machines |= {described(seed.machine) for seed in ours.seeds}
-        for how in dict.fromkeys(row.partition(", ")[2] for row in of):
-            chosen = [of.get(f"{column}, {how}" if how else column) for column in OMNIGLOT]
-            title = f"– {how}" if how else f"`{name}`" + " †" * older
-            rows.append((title, *(our_figure(row, ours) for row in chosen), *(("", "") if how else trained)))
-            if not how or any(row and row.published is not None for row in chosen):
-                rows.append((f"*{paper.source}*", *(its_figure(row, ours) for row in chosen), "", ""))
-    note = (
-        "\n\nOurs with its 95 % interval over test tasks; of several seeds the mean, and their standard deviation after ‖. Below "
-        "it the paper's, and in brackets how far ours is from that. \\* transductive: the queries of a task are predicted "
-        "together. † the recipe has other settings now; the figures stand until it is measured anew. Minutes of a training on "
-        + " or ".join(sorted(machines))
-        + "."
-    )
-    if missing:
-        note += f" Not measured yet: {', '.join(missing)}."
-    return table(("`kshot reproduce …`", *OMNIGLOT, "seeds", "minutes (budget)"), rows) + note
-
-
-def minutes(kept: Kept) -> str:
-    """'28 (30)': what a training took, and what it may take."""
-    if kept.minutes is None:
-        return "–"
-    return f"{kept.minutes:.0f} ({kept.paper.minutes:g}{', over' * kept.over_budget})"
-
-
-def our_figure(row: Row | None, kept: Kept) -> str:
-    if row is None or (ours := kept.ours(row.name)) is None:
-        return ""
-    missed = f", target {row.target:g}" if reached(row, ours) is False else ""
-    return str(ours) + " \\*" * ours.transductive + missed
-
-
-def its_figure(row: Row | None, kept: Kept) -> str:
-    if row is None or row.published is None:
-        return ""
-    ours = kept.ours(row.name)
-    return row.paper + (f" ({row.less(ours.mean)})" if ours else "")
-
-
-def sinusoid_paper(kept: dict[str, Kept]) -> str:
-    """A row for the points, a column for the steps."""
-    name = "sinusoid-maml-paper"
-    _, found, older = standing(name, kept[name]) or (None, None, False)
-    assert found is not None
-    names = [row.name.split(", ") for row in found.paper.rows]
-    points, steps = (list(dict.fromkeys(part)) for part in zip(*names, strict=True))
-    rows = [(p, *(str(found.ours(f"{p}, {s}")) for s in steps)) for p in points]
-    tasks = {figure.episodes for seed in found.seeds for figure in seed.figures.values()}
-    note = f"\n\n± over {' or '.join(f'{n:,}' for n in sorted(tasks))} test tasks; of several seeds the mean, and their standard "
-    note += f"deviation behind ‖. Seeds: {len(found.seeds)} of {found.paper.seeds}, {found.minutes:.1f} minutes a training. "
-    note += f"`{found.command}`" + ("; the recipe has other settings now." if older else "")
-    return table(("squared error from", *(f"after {s}" for s in steps)), rows) + note
-
-
-def earlier(kept: dict[str, Kept]) -> str:
-    """What was measured on the test tasks before a recipe, or a row of it, got the settings that it has."""
-    rows = []
-    for name, now in kept.items():
-        for before in now.earlier:
-            changed = [f"`{change}`" for change in different(before.settings, now.settings)]
-            then = replace(
-                now, settings=before.settings, seeds=before.seeds, reproduces=before.reproduces or now.reproduces
-            )
-            found = [(row, ours) for row in then.paper.rows if (ours := then.ours(row.name))]
-            figures = "; ".join(f"{row.name}{meant_otherwise(row, then, now)} {ours}" for row, ours in found)
-            today = "; ".join(str(now.ours(row.name) or "–") for row, _ in found)
-            rows.append((f"`{name}`", then.date, ", ".join(changed) or "defaults", figures, today))
-    return table(("recipe", "measured", "what was different", "on test tasks", "now"), rows)
-
-
-def meant_otherwise(row: Row, then: Kept, now: Kept) -> str:
-    """Of a figure whose test has changed: what it was."""
-    was = flat(then.meaning(row))
-    today = next((flat(now.meaning(other)) for other in now.paper.rows if other.name == row.name), was)
-    changed = [f"`{key}={was.get(key, 'default')}`" for key in {**was, **today} if was.get(key) != today.get(key)]
-    return f" ({', '.join(changed)})" if changed else ""
-
-
-COLLECTED: dict[str, Callable[[dict[str, Kept]], str]] = {
-    "omniglot": omniglot,
-    "omniglot: at a glance": omniglot_at_a_glance,
-    "sinusoid-maml-paper": sinusoid_paper,
-    "earlier": earlier,
 }
 
 

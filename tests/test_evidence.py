@@ -390,10 +390,10 @@ def test_a_mean_that_a_few_tasks_make_is_shown_as_such(place: Path) -> None:
     ours = replace(kept, seeds=seeds).ours("one step")
     other = kept.seeds[0].figures["one step"]
     steady = f"{other.mean:.3f} ± {other.interval:.3f}"
-    assert str(ours) == f"{steady}; 1 of 2 seeds diverges on 2 of 600 tasks, median 1.000"
+    assert str(ours) == f"{steady} (of 1 of 2 seeds; the other diverges on 2 of 600 tasks, median error 1.000)"
     assert not reached(Row("one step", target=10.0), ours)  # not by the others alone
     alone = replace(kept, seeds=seeds[1:]).ours("one step")
-    assert str(alone) == "diverges on 2 of 600 tasks, median 1.000"
+    assert str(alone) == "diverges on 2 of 600 tasks, median error 1.000"
     assert replace(kept, seeds=seeds[1:]).recipe.name == "moment"
     replace(kept, seeds=seeds).write(path.parent)
     assert read_kept(path).seeds[1].figures["one step"] == figure

@@ -194,7 +194,7 @@ def test_a_learner_on_omniglot_is_the_library_s_by_default(name: str) -> None:
 
 def test_a_figure_changes_of_a_section_only_what_it_names() -> None:
     best = recipes.read("omniglot-5w1s-best")
-    row = next(row for row in best.paper.rows if row.name == "5-way 1-shot, one view")
+    row = next(row for row in best.paper.rows if row.name == "5-way 1-shot, one view, alone")
     assert best.tested(row.learner)["encoder"] == {**best.settings["learner"]["encoder"], "views": 1}
     assert best.tested({"encoder": {"encoder": {"width": 8}}})["encoder"]["encoder"] == {
         **best.settings["learner"]["encoder"]["encoder"],

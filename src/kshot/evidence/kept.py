@@ -102,10 +102,12 @@ class Ours:
     def __str__(self) -> str:
         """'99.02 ± 0.14', and of several seeds their standard deviation."""
         if self.astray is not None:
-            a, some = self.astray, f" of {self.seeds} seeds" if self.seeds > 1 else ""
-            who = f"{a.seeds}{some} diverge{'s' * (a.seeds == 1)}" if some else "diverges"
-            strays = f"{who} on {a.tasks:,} of {a.seeds * self.episodes:,} tasks, median {shown(self.metric, a.median)}"
-            return strays if self.steady is None else f"{self.steady}; {strays}"
+            a, others = self.astray, self.steady
+            where = f"on {a.tasks:,} of {a.seeds * self.episodes:,} tasks, median error {shown(self.metric, a.median)}"
+            if others is None:
+                return f"diverges {where}"
+            rest = "the other diverges" if a.seeds == 1 else "the others diverge"
+            return f"{others} (of {others.seeds} of {self.seeds} seeds; {rest} {where})"
         spread = f" ‖ {shown(self.metric, self.spread)}" if self.spread is not None else ""
         return f"{shown(self.metric, self.mean)} ± {shown(self.metric, self.interval)}{spread}{_few(self.episodes)}"
 
