@@ -20,6 +20,7 @@ from kshot.cli import app
 from kshot.evaluation import Evaluation
 from kshot.evidence import measure_again, reached, read_all, read_kept
 from kshot.evidence.kept import Figure, Ours
+from kshot.evidence.reproduce import Again
 from kshot.recipes.paper import Row, read_paper
 from kshot.tasks import Sinusoids
 
@@ -324,9 +325,12 @@ def test_more_test_tasks_are_measured_and_not_trained_for(place: Path) -> None:
     assert reproduce(place, "--again").count("as recorded") == 2
 
 
-def test_only_the_first_seed_can_be_measured_again(place: Path) -> None:
+def test_the_learner_of_each_seed_is_kept_and_measured_again(place: Path) -> None:
     reproduce(place)
-    assert "asked for seed 1: leave --seed out" in reproduce(place, "--again", "--seed", "1", code=2)
+    said = reproduce(place, "--again")
+    assert [said.count(f"seed {seed}: ") for seed in (0, 1)] == [2, 2]
+    assert "seed" not in reproduce(place, "--again", "--seed", "1")
+    assert "no learner of seed 7 is kept" in reproduce(place, "--again", "--seed", "7", code=2)
 
 
 def test_two_ranks_train_both_seeds_and_one_writes(place: Path) -> None:
@@ -378,6 +382,30 @@ def test_a_learner_that_diverges_is_kept_as_such(place: Path) -> None:
     assert "as recorded" in reproduce(place, "--again")
 
 
+def test_a_learner_that_diverges_is_evaluated_and_reported(place: Path) -> None:
+    astray = RECIPE.replace("lr = 0.01", "lr = 1.0").replace("steps = 1", "steps = 1\neval_steps = 60")
+    (place / "moment.toml").write_text(astray)
+    run = str(place / "run")
+    command(place, "train", str(place / "moment.toml"), "--out", run)
+    command(place, "evaluate", run, "--episodes", "20")
+    kept = json.loads((Path(run) / "evaluation.json").read_text())
+    assert None in kept["values"]
+    assert kept["mean"] is None
+    command(place, "report", run)
+    assert "not a number" in (Path(run) / "report.html").read_text()
+
+
+def test_a_figure_that_diverges_is_the_same_again_where_about_as_many_tasks_do() -> None:
+    recorded = Figure("mse", 1e9, 1e9, 600, 0, False, 1.0, [], median=0.1, diverged=2)
+    assert Again(0, "a", recorded, replace(recorded, mean=5e6, diverged=5)).same
+    assert not Again(0, "a", recorded, replace(recorded, diverged=300)).same
+    assert not Again(0, "a", recorded, replace(recorded, median=0.2)).same
+    widely = replace(recorded, diverged=60)
+    assert Again(0, "a", widely, replace(widely, median=9e9)).same
+    exact = kshot.Evaluation("mse", 0.01, 0.0, [0.0] * 599 + [6.0], 600, 0, False, 1.0)
+    assert Figure.of(exact).diverged == 0
+
+
 def test_a_mean_that_a_few_tasks_make_is_shown_as_such(place: Path) -> None:
     """Two tasks of 600 diverge: neither a mean of 10^6 nor one without those two says what happens."""
     reproduce(place)
@@ -390,7 +418,11 @@ def test_a_mean_that_a_few_tasks_make_is_shown_as_such(place: Path) -> None:
     ours = replace(kept, seeds=seeds).ours("one step")
     other = kept.seeds[0].figures["one step"]
     steady = f"{other.mean:.3f} ± {other.interval:.3f}"
-    assert str(ours) == f"{steady} (of 1 of 2 seeds; the other diverges on 2 of 600 tasks, median error 1.000)"
+    assert str(ours) == f"1 of 2 seeds diverges on 2 of 600 tasks, median error 1.000; without it {steady}"
+    milder = replace(figure, mean=other.mean + 2.0)
+    both = replace(kept, seeds=[seeds[0], seeds[1].with_figures({"one step": milder})]).ours("one step")
+    assert str(both).startswith(f"{other.mean + 1:.3f} ± ")  # the mean of all, as long as it says something
+    assert str(both).endswith(f"; without it {steady}")
     assert not reached(Row("one step", target=10.0), ours)  # not by the others alone
     alone = replace(kept, seeds=seeds[1:]).ours("one step")
     assert str(alone) == "diverges on 2 of 600 tasks, median error 1.000"
@@ -409,7 +441,8 @@ def test_earlier_figures_are_kept_beside_those_of_other_settings(place: Path) ->
     said = reproduce(place, "--seed", "0", "--runs", str(place / "others"))
     assert "kept in it as earlier figures: one step; three steps, 10 points" in said
     kept = read_kept(path)
-    assert [(e.settings, e.seeds) for e in kept.earlier] == [(first.settings, first.seeds)]
+    gone = [replace(seed, model=None) for seed in first.seeds]  # in whose place the new one's is
+    assert [(e.settings, e.seeds) for e in kept.earlier] == [(first.settings, gone)]
     assert kept.seeds[0].figures["one step"] != first.seeds[0].figures["one step"]
     assert reproduce(place, "--seed", "0", "--runs", str(place / "others"))
     assert read_kept(path) == kept
@@ -431,6 +464,46 @@ def test_a_row_that_was_added_is_measured_of_the_kept_learner(place: Path) -> No
     assert set(seed.figures) == {"one step", "three steps, 10 points", "20 points"}
     assert not seed.figures["20 points"].measured.startswith("1999")
     assert not (place / "nowhere").exists()
+
+
+def test_where_no_learner_is_left_another_training_takes_the_place_of_the_old(place: Path) -> None:
+    """One figure of it beside those of the old one would be of two learners. A run that is still there is the old one."""
+    few = RECIPE.replace("[paper]", "[evaluation]\nepisodes = 10\nfew = true\n\n[paper]").replace(
+        "seeds = 2", "seeds = 1"
+    )
+    (place / "moment.toml").write_text(few)
+    reproduce(place)
+    path = place / "results" / "moment.json"
+    content = json.loads(path.read_text())
+    content["seeds"][0] |= {"date": "1999-01-01", "model": None}
+    path.write_text(json.dumps(content))
+    one, two = few.split("rows = [")
+    (place / "moment.toml").write_text(f'{one}rows = [{{ name = "20 points", test = {{ shots = 20 }} }},{two}')
+    assert "training into" not in reproduce(place)
+    assert read_kept(path).seeds[0].date == "1999-01-01"
+    (place / "moment.toml").write_text(f'{one}rows = [{{ name = "9 [/] points", test = {{ shots = 9 }} }},{two}')
+    said = reproduce(place, "--runs", str(place / "others"))
+    assert "training into" in said
+    assert "seed 0: 9 [/] points: " in said
+    (seed,) = read_kept(path).seeds
+    assert seed.date != "1999-01-01"
+    assert set(seed.figures) == {"9 [/] points", "one step", "three steps, 10 points"}
+
+
+def test_a_training_is_recorded_as_it_was_made(place: Path) -> None:
+    """On another machine, by an older version, and measured here."""
+    few = RECIPE.replace("[paper]", "[evaluation]\nepisodes = 10\nfew = true\n\n[paper]").replace(
+        "seeds = 2", "seeds = 1"
+    )
+    (place / "moment.toml").write_text(few)
+    run = place / "runs" / "moment-seed0"
+    command(place, "train", str(place / "moment.toml"), "--out", str(run), "--set", "training.seed=0")
+    made = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(made | {"torch": "1.2.3", "commit": "abc", "machine": {"cpu": "other"}}))
+    reproduce(place)
+    (seed,) = read_kept(place / "results" / "moment.json").seeds
+    assert (seed.versions["torch"], seed.versions["commit"], seed.machine) == ("1.2.3", "abc", {"cpu": "other"})
+    assert "is a file" in reproduce(place, "--results", str(place / "moment.toml"), code=2)
 
 
 def test_a_figure_of_few_tasks_is_shown_as_such(place: Path) -> None:

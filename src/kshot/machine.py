@@ -6,7 +6,8 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
-from importlib.metadata import distributions
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ PEERS = ("torchopt", "higher", "easyfsl", "jax", "numpy")
 
 def versions() -> dict[str, str]:
     """kshot's, Python's, and those of torch and the peers that are installed; of a clone also its commit."""
-    found = {d.name.lower(): d.version for d in distributions()}
     known = {"kshot": __version__, "python": platform.python_version(), "torch": torch.__version__}
     if commit := _commit():
         known["commit"] = commit
-    return known | {peer: found[peer] for peer in PEERS if peer in found}
+    for peer in PEERS:
+        with suppress(PackageNotFoundError):
+            known[peer] = version(peer)
+    return known
 
 
 def _commit() -> str:

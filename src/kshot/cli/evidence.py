@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.padding import Padding
 from rich.progress import Progress
 from rich.table import Table
@@ -46,7 +47,7 @@ def reproduce(
         bool, typer.Option("--list", help="Show every figure: the paper's, ours, and what it took.")
     ] = False,
     again: Annotated[
-        bool, typer.Option("--again", help="Only measure the kept learner again, and compare with what is recorded.")
+        bool, typer.Option("--again", help="Only measure the kept learners again, and compare with what is recorded.")
     ] = False,
     seed: Annotated[list[int], typer.Option(help="Only this seed. Repeatable.  \\[default: all of the recipe]")] = [],  # noqa: B006
     folder: Annotated[Path, typer.Option("--runs", help="Where runs are kept, and gone on with.")] = Path("runs"),
@@ -70,28 +71,29 @@ def reproduce(
         return
     chosen = recipes.read(recipe)
     if again:
-        if seed:
-            raise InputError(
-                f"--again measures the one learner that is kept, of seed 0, and was asked for seed {seed[0]}: leave --seed out"
-            )
         with Progress(console=err, transient=True) as bar:
             row = bar.add_task("measuring", total=chosen.episodes)
-            found = measure_again(chosen.name, results, progress=lambda done, _: bar.update(row, completed=done))
+            found = measure_again(
+                chosen.name, results, seeds=seed or None, progress=lambda done, _: bar.update(row, completed=done)
+            )
         if not read_kept(results / f"{chosen.name}.json").is_of(chosen):
             out.print(
                 "the recipe has other settings now: this is the learner of the recorded ones, on the tasks of those"
             )
         for x in found:
-            note = "as recorded" if x.same else f"[bold red]recorded was {x.recorded}[/]"
-            out.print(f"{x.row:24} {x.found}   {note}", highlight=False)
+            note = ("as recorded", "") if x.same else (f"recorded was {x.recorded}", "bold red")
+            of = f"seed {x.seed}: " * (len({y.seed for y in found}) > 1)
+            out.print(Text.assemble(f"{of}{x.row:24} {x.found}   ", note))
         if not all(x.same for x in found):
             raise InputError(
                 "another figure than the recorded one was measured: the code, the data or the versions changed"
             )
         return
-    done = run_recipe(
-        chosen, folder, results, seeds=seed or None, say=lambda line: out.print(line, highlight=False, soft_wrap=True)
-    )
+
+    def say(line: str) -> None:
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    done = run_recipe(chosen, folder, results, seeds=seed or None, say=say)
     if Ranks().first:
         out.print(_listed([done.name], {done.name: done}, results))
 
@@ -126,8 +128,8 @@ def compare(
             raise InputError(f"{place}, on the tasks of {run[0]}: {error}") from error
     first, *others = [(str(places[0]), [found[place] for place in places]) for places in by_recipe(run)]
     comparison = compared(first[1], others, [*change, "--alone"] if alone else change)
-    keep_comparison(run[0], comparison)
     out.print(_compared(str(run[0]), comparison))
+    keep_comparison(run[0], comparison)
     out.print(f"kept for its report: kshot report {run[0]}", highlight=False)
     if as_json is not None:
         content = [{"run": str(place), **found[place].to_dict()} for place in run]
@@ -204,7 +206,7 @@ def _row(row: Row, kept: Kept | None) -> tuple[str, str, str, str, str]:
     met = reached(row, ours)
     mark = "" if met is None else " [green]✓[/]" if met else " [red]✗[/]"
     return (
-        row.name,
+        escape(row.name),
         row.paper,
         "–" if ours is None else str(ours) + " *" * ours.transductive,
         (ours and row.less(ours.mean)) or "–",

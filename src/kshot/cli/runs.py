@@ -60,8 +60,8 @@ def evaluate_run(
     learner = training.load(run)
     learner = learners.alone(learner) if alone else learner
     found = evaluated(learner, recipe, recipe.tasks("test"), number, seed)
-    keep_evaluation(run, found, [*change, "--alone"] if alone else change)
     out.print(_evaluation_table(recipe, found))
+    keep_evaluation(run, found, [*change, "--alone"] if alone else change)
 
 
 def report(run: Run, seed: Seed = 0) -> None:

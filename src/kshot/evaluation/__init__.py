@@ -1,6 +1,15 @@
 """How well a learner learns: accuracy or error with a 95 % interval, curves, and the difference between two learners."""
 
-from kshot.evaluation.found import HIGHER_IS_BETTER, Calibration, Difference, Evaluation, Point, compare, shown_in
+from kshot.evaluation.found import (
+    HIGHER_IS_BETTER,
+    Calibration,
+    Difference,
+    Evaluation,
+    Point,
+    compare,
+    numbers,
+    shown_in,
+)
 from kshot.evaluation.measure import evaluate, measure, score
 from kshot.evaluation.protocol import SHOTS, TASKS_AT_ONCE, fingerprint, stream
 
@@ -16,6 +25,7 @@ __all__ = [
     "evaluate",
     "fingerprint",
     "measure",
+    "numbers",
     "score",
     "shown_in",
     "stream",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
@@ -81,12 +81,22 @@ class Evaluation:
 
     @staticmethod
     def from_dict(kept: dict[str, Any]) -> Evaluation:
-        """The inverse of to_dict, also after a trip through JSON."""
-        calibration = kept["calibration"]
-        curves = {name: kept[name] and [Point(**p) for p in kept[name]] for name in ("steps_curve", "shots_curve")}
-        if calibration is not None:
-            calibration = Calibration(calibration["ece"], [(b[0], b[1], b[2]) for b in calibration["bins"]])
-        return Evaluation(**{**kept, "calibration": calibration, **curves})
+        """The inverse of to_dict, also after a trip through JSON, which has no number for what diverged."""
+        kept = {**kept, "values": [math.nan if value is None else value for value in kept["values"]]}
+        curves = {
+            name: kept[name] and [Point(**numbers(p)) for p in kept[name]] for name in ("steps_curve", "shots_curve")
+        }
+        if (c := kept["calibration"]) is not None:
+            kept["calibration"] = Calibration(**numbers({**c, "bins": [(b[0], b[1], b[2]) for b in c["bins"]]}))
+        return Evaluation(**numbers({**kept, **curves}))
+
+
+def numbers(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """With the mean, the interval and the rest that JSON had no number for."""
+    return {
+        name: math.nan if value is None and name in ("mean", "interval", "ece") else value
+        for name, value in kept.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from statistics import fmean
 from typing import Any
 
 from kshot import atomic
-from kshot.evaluation import Difference, Evaluation, compare
-from kshot.evidence.kept import Figure, numbers, restored
+from kshot.evaluation import Difference, Evaluation, compare, numbers
+from kshot.evidence.kept import Figure, restored
 from kshot.training.checkpoint import fingerprint
 from kshot.types import InputError
 

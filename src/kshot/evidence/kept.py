@@ -13,7 +13,7 @@ from typing import Any
 
 from kshot import atomic, recipes
 from kshot.audit import ENOUGH
-from kshot.evaluation import HIGHER_IS_BETTER, Evaluation, shown_in
+from kshot.evaluation import HIGHER_IS_BETTER, Evaluation, numbers, shown_in
 from kshot.machine import machine, versions
 from kshot.recipes import Recipe
 from kshot.recipes.paper import Paper, Row, read_paper
@@ -49,10 +49,11 @@ class Figure:
         error = found.metric not in HIGHER_IS_BETTER
         scale, _ = shown_in(found.metric)
         median = statistics.median(found.values) if error else None
+        astray = ASTRAY * median if median else math.inf  # where most tasks have no error, any other is no divergence
         return Figure(
             found.metric, scale * found.mean, scale * found.interval, found.episodes, found.seed, found.transductive,
             round(found.adapt_ms, 3), found.audit, median,
-            0 if median is None else sum(not x <= ASTRAY * median for x in found.values),
+            sum(not (math.isfinite(x) and x <= astray) for x in found.values) if error else 0,
             f"{time.strftime('%Y-%m-%d')}, {versions().get('commit', 'no commit')}",
         )  # fmt: skip
 
@@ -62,7 +63,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Seed:
-    """One training: what it took, where its learner is kept (None: it is too large), and its figures by the row's name."""
+    """One training: what it took, where its learner is kept (None: it is too large), and its figures by the row's name.
+
+    learner: its fingerprint, by which its run is known; versions, machine: that it was trained with.
+    """
 
     seed: int
     date: str
@@ -71,6 +75,7 @@ class Seed:
     parameters: int
     model: str | None
     figures: dict[str, Figure]
+    learner: str = ""
     versions: dict[str, str] = field(default_factory=versions)
     machine: dict[str, Any] = field(default_factory=machine)
 
@@ -102,12 +107,13 @@ class Ours:
     def __str__(self) -> str:
         """'99.02 ± 0.14', and of several seeds their standard deviation."""
         if self.astray is not None:
-            a, others = self.astray, self.steady
-            where = f"on {a.tasks:,} of {a.seeds * self.episodes:,} tasks, median error {shown(self.metric, a.median)}"
-            if others is None:
-                return f"diverges {where}"
-            rest = "the other diverges" if a.seeds == 1 else "the others diverge"
-            return f"{others} (of {others.seeds} of {self.seeds} seeds; {rest} {where})"
+            a = self.astray
+            who = f"{a.seeds} of {self.seeds} seeds " if self.seeds > 1 else ""
+            diverges = f"{who}diverge{'s' * (a.seeds == 1)} on {a.tasks:,} of {a.seeds * self.episodes:,} tasks"
+            diverges += f", median error {shown(self.metric, a.median)}"
+            without = "" if self.steady is None else f"; without {'it' if a.seeds == 1 else 'them'} {self.steady}"
+            of_all = f"{replace(self, astray=None)}; " if self.mean < ASTRAY * a.median else ""
+            return f"{of_all}{diverges}{without}"
         spread = f" ‖ {shown(self.metric, self.spread)}" if self.spread is not None else ""
         return f"{shown(self.metric, self.mean)} ± {shown(self.metric, self.interval)}{spread}{_few(self.episodes)}"
 
@@ -163,6 +169,8 @@ class Kept:
             meant = {row.name: self.meaning(row) for row in self.paper.rows}
             same = {row.name for row in now.paper.rows if meant.get(row.name) == now.meaning(row)}
         gone = [seed.without(same) for seed in self.seeds if not seed.figures.keys() <= same]
+        if not self.is_of(recipe):
+            gone = [replace(seed, model=None) for seed in gone]  # the next training's takes its place
         earlier = [*self.earlier, *([Earlier(self.settings, gone, self.reproduces)] if gone else [])]
         seeds = [seed.without(seed.figures.keys() - same) for seed in self.seeds] if self.is_of(recipe) else []
         return replace(now, seeds=seeds, earlier=earlier)
@@ -319,8 +327,3 @@ def _seeds(kept: list[dict[str, Any]]) -> list[Seed]:
 def restored(kept: Mapping[str, Any]) -> Figure:
     """The inverse of asdict, after a trip through JSON."""
     return Figure(**numbers(kept))
-
-
-def numbers(kept: Mapping[str, Any]) -> dict[str, Any]:
-    """With the mean and interval that JSON had no number for."""
-    return {**kept, **{name: math.nan for name in ("mean", "interval") if kept[name] is None}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -14,16 +15,20 @@ from kshot.evidence.beside import keep_figures
 from kshot.evidence.kept import Figure, Kept, Seed, of_recipe, read_kept
 from kshot.learner import MetaLearner
 from kshot.learners import alone
+from kshot.machine import machine, versions
 from kshot.recipes import Recipe, runs
 from kshot.recipes.paper import Paper, Row
 from kshot.settings import build
+from kshot.training import checkpoint
 from kshot.training.distributed import process_group
+from kshot.training.loop import RUN
 from kshot.training.progress import METRICS, read_metrics
 from kshot.types import InputError
 
 Progress = Callable[[int, int], None]  # tasks done, tasks in all
 MODELS = "models"
 LARGEST = 2**20  # bytes of a learner that is kept
+FEW, MANY = 3, 0.05  # tasks that more or less may diverge by rounding; a share of them
 ROUNDING = 0.1  # of the interval: how far another machine's may take a figure
 
 
@@ -37,35 +42,39 @@ def reproduce(
 ) -> Kept:
     """Train with each seed (into folder/NAME-seedK, going on where that stopped), measure, write results/NAME.json.
 
-    Seeds that are there already, of the same settings, are left as they are. The first seed's learner is kept beside them.
+    Seeds that are there already, of the same settings, are left as they are. Small learners are kept beside them: a row that
+    the recipe gained since is measured of these, and else of another training, whose figures then take the place of the old.
     """
     paper = paper_of(recipe)
     _check_rows(recipe, paper)
+    if results.exists() and not results.is_dir():
+        raise InputError(f"{results} is a file: give a folder for the figures")
     with process_group() as ranks:  # one for all seeds: it cannot be joined twice
         kept: Kept = ranks.agree(_known(recipe, results, say) if ranks.first else of_recipe(recipe))
         for seed in range(paper.seeds) if seeds is None else seeds:
             known = next((s for s in kept.seeds if s.seed == seed), None)
-            missing = [row for row in paper.rows if known is None or row.name not in known.figures]
-            if known is not None and not missing:
+            if known is not None and all(row.name in known.figures for row in paper.rows):
                 if ranks.first:
                     say(f"seed {seed}: measured on {known.date}")
                 continue
             one, run = recipe.changed(f"training.seed={seed}"), folder / f"{recipe.name}-seed{seed}"
-            learner = _kept_learner(known, results)
+            learner = ranks.agree(known and _learner_of(known, run, results))
             if learner is None:
+                known = None
                 if ranks.first:
                     say(f"seed {seed}: training into {run}, budget {paper.minutes:g} minutes on two cores")
                 runs.train(one, run)
             if ranks.first:
+                missing = [row for row in paper.rows if known is None or row.name not in known.figures]
                 figures = _figures(one, missing, seed, learner or run, say)
                 found = _seed(one, seed, run, results, figures) if known is None else known.with_figures(figures)
-                if run.is_dir():
-                    keep_figures(run, found.figures)
                 with atomic.alone_in(results):
                     kept = _known(recipe, results)  # anew: another process may have measured other seeds
                     others = [s for s in kept.seeds if s.seed != seed]
                     kept = replace(kept, seeds=sorted([*others, found], key=lambda s: s.seed))
                     kept.write(results)
+                if fingerprint_of(run) == found.learner:
+                    keep_figures(run, found.figures)
             kept = ranks.agree(kept)
         if ranks.first and kept.seeds:  # targets may be others though nothing was to be measured
             with atomic.alone_in(results):
@@ -93,10 +102,16 @@ def _known(recipe: Recipe, results: Path, say: Callable[[str], None] = lambda _:
     return kept
 
 
-def _kept_learner(known: Seed | None, results: Path) -> Path | None:
-    """Of a seed that only lacks a figure."""
-    found = results / known.model if known is not None and known.model is not None else None
-    return found if found is not None and found.is_file() else None
+def _learner_of(seed: Seed, run: Path, results: Path) -> Path | None:
+    """Of a seed that only lacks a figure: the learner that the others are of, where it still is."""
+    if seed.model is not None and (results / seed.model).is_file():
+        return results / seed.model
+    return run if seed.learner and fingerprint_of(run) == seed.learner else None
+
+
+def fingerprint_of(run: Path) -> str:
+    """Empty where there is none."""
+    return checkpoint.fingerprint(run) if (run / checkpoint.LAST).is_file() else ""
 
 
 def _figures(
@@ -110,15 +125,21 @@ def _figures(
 
 
 def _seed(recipe: Recipe, seed: int, run: Path, results: Path, figures: dict[str, Figure]) -> Seed:
+    """Of a training in its run folder: by the versions and on the machine that it was made with."""
     lines = [line for line in read_metrics(run / METRICS) if "seconds" in line]
+    started = json.loads((run / RUN).read_text()) if (run / RUN).is_file() else {}  # there was nothing to train
+    known = {name: started[name] for name in (*versions(), "commit") if name in started}
     return Seed(
         seed=seed,
         date=time.strftime("%Y-%m-%d"),
         seconds=lines[-1]["seconds"] if lines else None,
         steps=lines[-1]["step"] if lines else 0,
         parameters=sum(p.numel() for p in training.load(run).parameters()),
-        model=_keep(run, results, recipe.name) if seed == 0 else None,
+        model=_keep(run, results, recipe.name + f"-seed{seed}" * (seed > 0)),
         figures=figures,
+        learner=fingerprint_of(run),
+        versions=known or versions(),
+        machine=started.get("machine") or machine(),
     )
 
 
@@ -139,6 +160,7 @@ def measured(recipe: Recipe, row: Row, learner: Path, progress: Progress | None 
 class Again:
     """A row that was measured again: what is recorded, and what was found."""
 
+    seed: int  # of the training
     row: str
     recorded: Figure
     found: Figure
@@ -146,38 +168,46 @@ class Again:
     @property
     def same(self) -> bool:
         """To what rounding may do."""
-        if self.found.diverged and self.recorded.diverged:  # how far is chance
-            return True
-        a, b = self.found.mean, self.recorded.mean
-        if not (math.isfinite(a) and math.isfinite(b)):
-            return math.isfinite(a) == math.isfinite(b)  # one that diverged is recorded as no number
-        return abs(a - b) <= ROUNDING * self.recorded.interval
+        a, b = self.found, self.recorded
+        if a.diverged and b.diverged:  # how far is chance, and where most tasks diverge the median is, too
+            some, most = sorted((a.diverged, b.diverged))
+            if some > MANY * b.episodes or a.median is None or b.median is None:
+                return True
+            return most <= 2 * some + FEW and abs(a.median - b.median) <= ROUNDING * b.median
+        if not (math.isfinite(a.mean) and math.isfinite(b.mean)):
+            return math.isfinite(a.mean) == math.isfinite(b.mean)  # one that diverged is recorded as no number
+        return abs(a.mean - b.mean) <= ROUNDING * b.interval
 
 
 def measure_again(
     name: str,
     results: Path = Path("results"),
     rows: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> list[Again]:
-    """Measure the kept learner of results/models/ once more, on tasks as they were, to compare with what is recorded of it."""
+    """Measure the kept learners of results/models/ once more, on tasks as they were, to compare with what is recorded."""
     path = results / f"{name}.json"
     if not path.is_file():
         raise InputError(f"there is no {path}: `kshot reproduce {name}` trains and writes it")
     kept = read_kept(path)
-    seed = next((s for s in kept.seeds if s.model is not None), None)
-    if seed is None or seed.model is None:
+    learners = {s.seed: (s, results / s.model) for s in kept.seeds if s.model and (not seeds or s.seed in seeds)}
+    if not learners or set(seeds or ()) - set(learners):
+        of = f"of seed {min(set(seeds) - set(learners))} " if seeds else ""
         raise InputError(
-            f"no learner is kept for {path}: that of seed 0 is where it has at most a megabyte; train it again, with "
+            f"no learner {of}is kept for {path}: those of at most a megabyte are; train it again, with "
             f"`kshot reproduce {name} --results mine`"
         )
-    if missing := set(rows or ()) - set(seed.figures):
-        raise InputError(f"{path} has no figure {min(missing)!r}: it has {', '.join(seed.figures)}")
-    chosen = [row for row in kept.paper.rows if row.name in (rows or seed.figures)]
-    learner = results / seed.model
-    if not learner.is_file():
-        raise InputError(f"{learner} is not there any more: `kshot reproduce {name} --results mine` trains another")
-    return [Again(row.name, seed.figures[row.name], measured(kept.recipe, row, learner, progress)) for row in chosen]
+    found = []
+    for seed, learner in learners.values():
+        if missing := set(rows or ()) - set(seed.figures):
+            raise InputError(f"{path} has no figure {min(missing)!r}: it has {', '.join(seed.figures)}")
+        if not learner.is_file():
+            raise InputError(f"{learner} is not there any more: `kshot reproduce {name} --results mine` trains another")
+        for row in (row for row in kept.paper.rows if row.name in (rows or seed.figures)):
+            again = measured(kept.recipe, row, learner, progress)
+            found.append(Again(seed.seed, row.name, seed.figures[row.name], again))
+    return found
 
 
 def _keep(run: Path, results: Path, name: str) -> str | None:
