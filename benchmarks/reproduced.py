@@ -9,24 +9,34 @@ from typing import Any, NamedTuple
 from tabulated import table
 
 from kshot import recipes
-from kshot.evidence import Kept, reached, read_all, standing
+from kshot.evidence import Kept, Standing, standing
 from kshot.machine import described
 from kshot.recipes.paper import Paper, Row
 from kshot.settings import flat
 
-__all__ = ["COLLECTED", "OMNIGLOT", "different", "read_all"]
+__all__ = ["COLLECTED", "OMNIGLOT", "different"]
 
 OMNIGLOT = ("5-way 1-shot", "5-way 5-shot", "20-way 1-shot", "20-way 5-shot")
 AS_PAPER, ALONE = "as paper", "each alone"
 
 
 class Measured(NamedTuple):
-    """A recipe of Omniglot: its rows, what was measured of them, and whether by other settings than it has now."""
+    """A recipe of Omniglot, and what was measured of it."""
 
     name: str
-    paper: Paper
-    kept: Kept
-    older: bool
+    standing: Standing
+
+    @property
+    def paper(self) -> Paper:
+        return self.standing.paper
+
+    @property
+    def kept(self) -> Kept:
+        return self.standing.kept
+
+    @property
+    def older(self) -> bool:
+        return self.standing.older
 
     def rows(self, test: str) -> dict[str, Row]:
         """By how they are measured: '' is as the recipe says."""
@@ -40,9 +50,9 @@ class Measured(NamedTuple):
 
 def measured(kept: dict[str, Kept]) -> Iterator[Measured]:
     for name in (name for name in recipes.names() if name.startswith("omniglot-")):
-        found = standing(name, kept.get(name))
-        if found is not None and found[1] is not None and found[1].seeds:
-            yield Measured(name, found[0], found[1], found[2])
+        found = standing(recipes.read(name), kept.get(name))
+        if found is not None and found.measured:
+            yield Measured(name, found)
 
 
 def omniglot_at_a_glance(kept: dict[str, Kept]) -> str:
@@ -103,10 +113,16 @@ def omniglot_test(found: list[Measured], test: str) -> str:
     for m in found:
         rows = m.rows(test)
         if "" in rows:
-            cells = (m.ours(rows[""]), m.ours(rows.get(AS_PAPER)), alone(m, rows), papers(m, rows), target(m, rows[""]))
+            cells = (
+                m.ours(rows[""]),
+                m.ours(rows.get(AS_PAPER)),
+                alone(m, rows),
+                papers(m, rows),
+                m.standing.target(rows[""]),
+            )
             lines.append((f"`{m.name}`{' †' * m.older}", *cells))
         for how in (how for how in rows if how not in ("", AS_PAPER, ALONE)):
-            lines.append((f"– {how}", m.ours(rows[how]), "", "", "", target(m, rows[how])))
+            lines.append((f"– {how}", m.ours(rows[how]), "", "", "", m.standing.target(rows[how])))
     heads = ("`kshot reproduce …`", "ours", AS_PAPER, ALONE, "the paper's", "target")
     used = [i for i, _ in enumerate(heads) if any(line[i] for line in lines)]
     return table([heads[i] for i in used], [[line[i] for i in used] for line in lines])
@@ -122,11 +138,6 @@ def papers(m: Measured, rows: dict[str, Row]) -> str:
     return ", ".join(found) or "–"
 
 
-def target(m: Measured, row: Row) -> str:
-    made = reached(row, m.kept.ours(row.name))
-    return "" if row.target is None else f"{row.target:g} {'✓' if made else '✗'}"
-
-
 def minutes(kept: Kept) -> tuple[str, str]:
     """'43', '30, over': what a training took, and what it may take."""
     if kept.minutes is None:
@@ -137,8 +148,9 @@ def minutes(kept: Kept) -> tuple[str, str]:
 def sinusoid_paper(kept: dict[str, Kept]) -> str:
     """A row for the points, a column for the steps."""
     name = "sinusoid-maml-paper"
-    _, found, older = standing(name, kept[name]) or (None, None, False)
-    assert found is not None
+    stands = standing(recipes.read(name), kept[name])
+    assert stands is not None
+    found, older = stands.kept, stands.older
     names = [row.name.split(", ") for row in found.paper.rows]
     points, steps = (list(dict.fromkeys(part)) for part in zip(*names, strict=True))
     rows = [(p, *(str(found.ours(f"{p}, {s}")) for s in steps)) for p in points]
@@ -155,7 +167,9 @@ def sinusoid_paper(kept: dict[str, Kept]) -> str:
 def earlier(kept: dict[str, Kept]) -> str:
     """What was measured on the test tasks before a recipe, or a row of it, got the settings that it has."""
     lines = []
-    for name, now in kept.items():
+    for name, entry in ((name, standing(recipes.read(name), found)) for name, found in kept.items()):
+        assert entry is not None
+        now = entry.kept
         for before in now.earlier:
             changed = [f"`{change}`" for change in different(before.settings, now.settings)]
             then = replace(

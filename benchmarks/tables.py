@@ -15,10 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from reproduced import COLLECTED, OMNIGLOT, different, read_all
+from reproduced import COLLECTED, OMNIGLOT, different
 from tabulated import counted, table
 
 from kshot import atomic, recipes
+from kshot.evidence import read_all
 from kshot.machine import described
 from kshot.settings import flat
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
 import kshot
-from kshot import InputError, evidence, recipes
+from kshot import InputError, Task, evidence, recipes
 from kshot.cli import app
 from kshot.evaluation import Evaluation
 from kshot.evidence import measure_again, reached, read_all, read_kept
@@ -511,14 +515,72 @@ def test_a_figure_of_few_tasks_is_shown_as_such(place: Path) -> None:
     assert "(10 tasks)" in reproduce(place, "--seed", "0")
 
 
+def test_trainings_that_are_none_of_their_own_are_not_compared(place: Path) -> None:
+    """Copies, and the same recipe with the same seed: the spread over such trainings says nothing."""
+    few = RECIPE.replace("[paper]", "[evaluation]\nepisodes = 10\nfew = true\n\n[paper]")
+    (place / "moment.toml").write_text(few)
+    (place / "quicker.toml").write_text(few.replace("lr = 0.01", "lr = 0.02"))
+    runs = {}
+    for name, recipe, seed in (("a0", "moment", 0), ("a1", "moment", 1), ("b0", "quicker", 0)):
+        runs[name] = str(place / name)
+        command(place, "train", str(place / f"{recipe}.toml"), "--out", runs[name], "--set", f"training.seed={seed}")
+    shutil.copytree(runs["a0"], place / "copy")
+    assert "hold the same learner" in command(place, "compare", runs["a0"], runs["b0"], str(place / "copy"), code=2)
+    (place / "a1" / "recipe.toml").write_text((place / "a0" / "recipe.toml").read_text())
+    assert "by the same recipe and seed" in command(place, "compare", *runs.values(), code=2)
+    told = (place / "a0" / "recipe.toml").read_text().replace("seed = 0", "seed = 1").replace("100.0", "99.0")
+    (place / "a1" / "recipe.toml").write_text(told)  # another target makes no other learner
+    assert "and 1 more training of it" in command(place, "compare", *runs.values())
+
+
+def test_a_training_that_was_stopped_is_said_to_be_one(place: Path) -> None:
+    run = place / "run"
+    with pytest.raises(kshot.training.Interrupted):
+        kshot.fit(
+            recipes.read(place / "moment.toml").learner(), Stopping(), steps=6, meta_batch=2, out=run, progress=False
+        )
+    (run / "recipe.toml").write_text(RECIPE)
+    said = command(place, "evaluate", str(run), "--episodes", "10")
+    assert re.search(r"was trained for [1-5] of 6 steps so far", said)
+
+
+class Stopping(Sinusoids):
+    """Whoever waits for the third step presses Ctrl-C."""
+
+    drawn = 0
+
+    def sample(self, n: int, generator: torch.Generator) -> Task:
+        self.drawn += 1
+        if self.drawn == 9:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().sample(n, generator)
+
+
+def test_a_file_with_the_name_of_one_of_our_recipes(place: Path) -> None:
+    (place / "sinusoid-maml-paper.toml").write_text(RECIPE)
+    said = command(place, "reproduce", str(place / "sinusoid-maml-paper.toml"), "--list", code=2)
+    assert "has the name of a recipe of kshot" in said
+
+
+def test_the_list_of_a_file_says_that_it_has_changed(place: Path) -> None:
+    (place / "moment.toml").write_text(RECIPE.replace("[paper]", "[evaluation]\nepisodes = 10\nfew = true\n\n[paper]"))
+    assert "one step 0.5 ± 0.1 – – 100" in reproduce(place, "--list")
+    reproduce(place, "--seed", "0")
+    said = reproduce(place, "--list")
+    assert "older settings)" not in said
+    assert "1 of 2 seeds" in said
+    text = (place / "moment.toml").read_text()
+    (place / "moment.toml").write_text(text.replace("lr = 0.01", "lr = 0.5"))
+    assert "(older settings)" in reproduce(place, "--list")
+
+
 def test_runs_are_compared_on_the_same_tasks(place: Path) -> None:
     reproduce(place)
     a, b = (str(place / "runs" / f"moment-seed{seed}") for seed in (0, 1))
-    said = command(place, "compare", a, b, a, "--episodes", "60", "--json", str(place / "compared.json"))
+    said = command(place, "compare", a, b, "--episodes", "60", "--json", str(place / "compared.json"))
     runs = json.loads((place / "compared.json").read_text())["runs"]
     gaps = [y - x for x, y in zip(runs[0]["values"], runs[1]["values"], strict=True)]
     assert f"{sum(gaps) / 60:+.3g}" in said
-    assert "no difference shown" in said  # of the run with itself
     assert "the same 60 test tasks for all" in said
     assert "would change how the run was trained" in command(
         place, "compare", a, b, "--set", "learner.eval_steps=5", code=2
@@ -528,6 +590,7 @@ def test_runs_are_compared_on_the_same_tasks(place: Path) -> None:
     assert "fewer than the 600 of papers" in said
     assert "of one training: with another seed" in said
     assert "at least two" in command(place, "compare", a, code=2)
+    assert "hold the same learner" in command(place, "compare", a, b, a, code=2)
     assert "is not the folder of a run" in command(place, "compare", str(place), a, code=2)
     assert "is a saved learner" in command(place, "compare", f"{a}/last.safetensors", a, code=2)
 

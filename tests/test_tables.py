@@ -82,7 +82,7 @@ def test_a_result_that_misses_what_it_is_to_reach_says_so_on_its_page() -> None:
             if not x.get("met", True):
                 assert f"{x['share at 32 steps']:.3f} (target {x['target']:g}, missed)" in page
     for name, kept in read_all(ROOT / "results").items():
-        _, now, _ = standing(name, kept)
+        now = standing(recipes.read(name), kept).kept
         for row in now.paper.rows:
             if reached(row, ours := now.ours(row.name)) is False:
                 assert any(

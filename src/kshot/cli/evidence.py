@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,24 +17,27 @@ from rich.text import Text
 
 from kshot import atomic, learners, recipes, training
 from kshot.audit import ENOUGH
-from kshot.cli.terminal import Alone, Changes, Seed, err, evaluated, only_tasks, out
+from kshot.cli.terminal import Alone, Changes, Seed, err, evaluated, only_tasks, out, unfinished
 from kshot.evaluation import Evaluation, shown_in
 from kshot.evidence import (
     Comparison,
     Kept,
     Other,
+    Standing,
     compared,
     keep_comparison,
     measure_again,
     paper_of,
-    reached,
     read_all,
     read_kept,
     standing,
+    trained_by,
 )
 from kshot.evidence import reproduce as run_recipe
-from kshot.recipes.paper import Paper, Row
+from kshot.recipes import Recipe
+from kshot.recipes.paper import Row
 from kshot.recipes.runs import recipe_of
+from kshot.training import checkpoint
 from kshot.training.distributed import Ranks
 from kshot.types import InputError
 
@@ -61,15 +64,15 @@ def reproduce(
         if given := [option for option, there in (("--again", again), ("--seed", seed)) if there]:
             raise InputError(f"{given[0]} needs a recipe, and goes without --list: kshot reproduce RECIPE {given[0]} …")
         kept = read_all(results)
+        listed = {name: recipes.read(name) for name in recipes.names()}
         if recipe is not None:
-            chosen = recipes.read(recipe)
-            paper_of(chosen)  # or it has none, and the sentence says so
-            name = chosen.name
-            out.print(_listed([name], {name: kept[name]} if name in kept else {}, results))
-        else:
-            out.print(_listed(recipes.names(), kept, results))
+            asked = recipes.read(recipe)
+            paper_of(asked)  # or it has none, and the sentence says so
+            listed, kept = {asked.name: asked}, {name: k for name, k in kept.items() if name == asked.name}
+        out.print(_listed(listed, kept, results))
         return
     chosen = recipes.read(recipe)
+    paper_of(chosen)
     if again:
         with Progress(console=err, transient=True) as bar:
             row = bar.add_task("measuring", total=chosen.episodes)
@@ -95,7 +98,7 @@ def reproduce(
 
     done = run_recipe(chosen, folder, results, seeds=seed or None, say=say)
     if Ranks().first:
-        out.print(_listed([done.name], {done.name: done}, results))
+        out.print(_listed({done.name: chosen}, {done.name: done}, results))
 
 
 def compare(
@@ -119,6 +122,9 @@ def compare(
     recipe = recipe_of(run[0], change)
     number = recipe.episodes if episodes is None else episodes
     loaded = {place: training.load(place) for place in run}  # before hours of measuring
+    trainings = by_recipe(run)
+    for line in filter(None, map(unfinished, loaded)):
+        err.print(line, markup=False, highlight=False, soft_wrap=True)
     found: dict[Path, Evaluation] = {}
     for place, learner in loaded.items():
         try:
@@ -126,7 +132,7 @@ def compare(
             found[place] = evaluated(tested, recipe, recipe.tasks("test"), number, seed, curves=False)
         except InputError as error:
             raise InputError(f"{place}, on the tasks of {run[0]}: {error}") from error
-    first, *others = [(str(places[0]), [found[place] for place in places]) for places in by_recipe(run)]
+    first, *others = [(str(places[0]), [found[place] for place in places]) for places in trainings]
     comparison = compared(first[1], others, [*change, "--alone"] if alone else change)
     out.print(_compared(str(run[0]), comparison))
     keep_comparison(run[0], comparison)
@@ -140,9 +146,20 @@ def compare(
 def by_recipe(run: Sequence[Path]) -> list[list[Path]]:
     """The trainings of each recipe with several seeds, in the order of the first; each by itself where all are of one."""
     found: dict[str, list[Path]] = {}
-    for place in dict.fromkeys(run):
-        settings = recipe_of(place, ["training.seed=0"]).settings
-        found.setdefault(json.dumps(settings, sort_keys=True), []).append(place)
+    holds: dict[str, Path] = {}
+    trained: dict[tuple[str, int], Path] = {}
+    for place in run:
+        if (same := holds.setdefault(checkpoint.fingerprint(place), place)) is not place:
+            raise InputError(f"{same} and {place} hold the same learner: give each once")
+        recipe = recipe_of(place, [])
+        way = json.dumps(trained_by({**recipe.settings, "training": {**recipe.training, "seed": None}}), sort_keys=True)
+        found.setdefault(way, []).append(place)
+        twin = trained.setdefault((way, recipe.training.get("seed", 0)), place)
+        if twin is not place and len(run) > 2:
+            raise InputError(
+                f"{twin} and {place} were trained by the same recipe and seed, by other code or on another machine: of several "
+                "trainings give runs of different seeds"
+            )
     return list(found.values()) if len(found) > 1 else [[place] for place in run]
 
 
@@ -168,20 +185,20 @@ def _compared(run: str, c: Comparison) -> Group:
     return Group(*blocks, Text(note, style="dim"))
 
 
-def _listed(names: Sequence[str], kept: dict[str, Kept], results: Path) -> Group:
+def _listed(chosen: Mapping[str, Recipe], kept: Mapping[str, Kept], results: Path) -> Group:
     """A block a recipe: its command by itself, so that it can be copied, what it took, and a line for each figure."""
     blocks: list[RenderableType] = []
-    entries = {name: entry for name in [*names, *kept] if (entry := standing(name, kept.get(name))) is not None}
-    widest = max((len(row.name) for paper, *_ in entries.values() for row in paper.rows), default=0)
-    for name, (paper, found, older) in entries.items():
-        command = found.command if found is not None else f"kshot reproduce {name}"
-        blocks.append(Text.assemble((command, "bold"), (OLDER * older, "yellow")))
-        blocks.append(Padding(Text(_took(paper, found), style="dim"), (0, 0, 0, 2)))
+    names = dict.fromkeys([*chosen, *kept])
+    entries = [entry for name in names if (entry := standing(chosen.get(name), kept.get(name))) is not None]
+    widest = max((len(row.name) for entry in entries for row in entry.paper.rows), default=0)
+    for entry in entries:
+        blocks.append(Text.assemble((entry.kept.command, "bold"), (OLDER * entry.older, "yellow")))
+        blocks.append(Padding(Text(_took(entry), style="dim"), (0, 0, 0, 2)))
         table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 0))
         for width in (widest, 12, 19, 6, 0):
             table.add_column(min_width=width)
-        for row in paper.rows:
-            table.add_row(*_row(row, found))
+        for row in entry.paper.rows:
+            table.add_row(*_row(row, entry))
         blocks.append(Padding(table, (0, 0, 1, 2)))
     legend = (
         "In a line: the figure, the paper's, ours with its 95 % interval over test tasks, ours less the paper's, our target. "
@@ -191,24 +208,23 @@ def _listed(names: Sequence[str], kept: dict[str, Kept], results: Path) -> Group
     return Group(*blocks, Text(legend, style="dim"))
 
 
-def _took(paper: Paper, kept: Kept | None) -> str:
+def _took(entry: Standing) -> str:
     """Source, minutes, seeds and date."""
-    if kept is None or not kept.seeds:
+    paper, kept = entry.paper, entry.kept
+    if not kept.seeds:
         return f"{paper.source}; budget {paper.minutes:g} minutes a training, seeds: {paper.seeds}"
     over = "over its" if kept.over_budget else "of a"
     minutes = f"{kept.minutes:.0f} minutes a training, {over} budget of {paper.minutes:g}, " if kept.minutes else ""
     return f"{paper.source}; {minutes}seeds: {len(kept.seeds)} of {paper.seeds}, {kept.date}"
 
 
-def _row(row: Row, kept: Kept | None) -> tuple[str, str, str, str, str]:
+def _row(row: Row, entry: Standing) -> tuple[str, str, str, str, str]:
     """Figure, paper, ours, ours less the paper's, target."""
-    ours = kept.ours(row.name) if kept is not None else None
-    met = reached(row, ours)
-    mark = "" if met is None else " [green]✓[/]" if met else " [red]✗[/]"
+    ours, target = entry.kept.ours(row.name), entry.target(row)
     return (
         escape(row.name),
         row.paper,
         "–" if ours is None else str(ours) + " *" * ours.transductive,
         (ours and row.less(ours.mean)) or "–",
-        ("–" if row.target is None else f"{row.target:g}") + mark,
+        target.replace("✓", "[green]✓[/]").replace("✗", "[red]✗[/]") or "–",
     )

@@ -16,6 +16,7 @@ from kshot import training
 from kshot.evaluation import Evaluation
 from kshot.learner import MetaLearner
 from kshot.recipes import Recipe
+from kshot.training import checkpoint
 from kshot.training.distributed import RankLost
 from kshot.types import InputError
 
@@ -69,6 +70,16 @@ def only_tasks(changes: list[str]) -> None:
                 f"--set {change!r} would change how the run was trained, and it is only measured: change tasks, such as "
                 "tasks.test.shots=5, or train a recipe"
             )
+
+
+def unfinished(run: Path) -> str:
+    """A sentence where its training was not done to the end."""
+    last = run / checkpoint.LAST
+    state = checkpoint.read(last)[0]["state"] if last.is_file() else None
+    if state is None:  # there was nothing to train
+        return ""
+    done, wanted = state["step"], state["settings"]["training"]["steps"]
+    return f"{run} was trained for {done:,} of {wanted:,} steps so far" if done < wanted else ""
 
 
 def evaluated(learner: MetaLearner, recipe: Recipe, tasks: Any, episodes: int, seed: int, **options: Any) -> Evaluation:

@@ -10,7 +10,7 @@ from kshot.evidence.beside import (
     read_evaluation,
     read_figures,
 )
-from kshot.evidence.kept import Figure, Kept, reached, read_all, read_kept, standing, trained_by
+from kshot.evidence.kept import Figure, Kept, Standing, reached, read_all, read_kept, standing, trained_by
 from kshot.evidence.reproduce import as_tested, measure_again, paper_of, reproduce
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Figure",
     "Kept",
     "Other",
+    "Standing",
     "as_tested",
     "compared",
     "keep_comparison",

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from kshot import atomic, recipes
+from kshot import atomic
 from kshot.audit import ENOUGH
 from kshot.evaluation import HIGHER_IS_BETTER, Evaluation, numbers, shown_in
 from kshot.machine import machine, versions
@@ -297,17 +297,39 @@ def _unreadable(path: Path, error: Exception) -> str:
     )
 
 
-def standing(name: str, kept: Kept | None) -> tuple[Paper, Kept | None, bool] | None:
-    """Of a recipe's name: its rows, what was measured of them, and whether that was of other settings than it has now.
+@dataclass(frozen=True)
+class Standing:
+    """The rows of a recipe, what was measured of them, and whether that was of other settings than it has now."""
 
-    None where there is nothing to reproduce. Figures of older settings stand with the rows that they were measured for.
-    """
-    recipe = recipes.read(name) if name in recipes.names() else None
-    if kept is None:
-        return (recipe.paper, None, False) if recipe is not None and recipe.paper is not None else None
-    if recipe is None or recipe.paper is None or not kept.is_of(recipe):
-        return kept.paper, kept, recipe is not None
-    return recipe.paper, kept.still(recipe), False
+    paper: Paper
+    kept: Kept
+    older: bool = False
+
+    @property
+    def measured(self) -> bool:
+        return any(seed.figures for seed in self.kept.seeds)
+
+    def seeds(self, row: Row) -> str:
+        """', 1 of 3 seeds' where its figure is of fewer than were to be trained."""
+        ours = self.kept.ours(row.name)
+        return f", {ours.seeds} of {self.paper.seeds} seeds" if ours and ours.seeds < self.paper.seeds else ""
+
+    def target(self, row: Row) -> str:
+        """'99 ✓', and how many of its seeds reached it, if not all were trained."""
+        made = reached(row, self.kept.ours(row.name))
+        mark = "" if made is None else f" {'✓' if made else '✗'}{self.seeds(row)}"
+        return "" if row.target is None else f"{row.target:g}{mark}"
+
+
+def standing(recipe: Recipe | None, kept: Kept | None) -> Standing | None:
+    """None where there is nothing to reproduce. Figures of older settings stand with the rows that they were measured for."""
+    paper = None if recipe is None else recipe.paper
+    if recipe is None or paper is None:
+        return None if kept is None else Standing(kept.paper, kept)
+    now = of_recipe(recipe) if kept is None else kept.still(recipe)
+    if kept is None or kept.is_of(recipe) or not kept.seeds:
+        return Standing(paper, now)
+    return Standing(kept.paper, kept, older=True)
 
 
 def _of_json(kept: Mapping[str, Any]) -> Kept:

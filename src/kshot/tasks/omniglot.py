@@ -142,10 +142,11 @@ def _load(path: Path, size: int) -> Drawings:
 
 def _decode(path: Path, characters: int, size: int) -> Drawings:
     """An official archive: images_background/ALPHABET/characterNN/NNNN_NN.png, ink black on white, 105 × 105."""
-    advice = f"remove it and download it again from {ADDRESS}{path.name}, or call with download=True"
+    advice = f"remove it and download it again from {ADDRESS}{path.name}, or by download=True"
     if not path.is_file():
         raise InputError(
-            f"there is no {path}: put the file from {ADDRESS}{path.name} there, or call with download=True"
+            f"there is no {path}: put the file from {ADDRESS}{path.name} there, or give download=True (of a recipe: "
+            "kshot train NAME --set tasks.download=true)"
         )
     drawings: dict[str, list[str]] = {}
     try:
