@@ -29,6 +29,7 @@ from kshot.recipes import runs
 from kshot.recipes.paper import Row
 from kshot.settings import arguments
 from kshot.training.progress import METRICS, read_metrics
+from kshot.types import InputError
 
 OTHER_SEED = 1  # the test's is 0
 
@@ -49,7 +50,7 @@ def main() -> None:
     run = Path("runs") / "choices" / label
 
     runs.train(recipe, run)
-    minutes = max(line.get("seconds", 0) for line in read_metrics(run / METRICS)) / 60
+    minutes = max((line.get("seconds", 0) for line in read_metrics(run / METRICS)), default=0) / 60
     figures = {}
     for row in recipe.paper.rows if recipe.paper else (Row(""),):
         if given.figures and row.name not in given.figures:
@@ -63,6 +64,8 @@ def main() -> None:
             figures[row.name]["diverges on tasks"] = astray.diverged
     settings = trained_by(plain.changed(*given.changes).settings)
     new = {"recipe": plain.name, "settings": settings, "at test": given.at_test, "episodes": recipe.episodes}
+    if tests := recipe.settings["tasks"].get("test"):
+        new["tests"] = tests
     new |= {"minutes": round(minutes, 1), "date": time.strftime("%Y-%m-%d"), "figures": figures}
     new |= {"machine": machine(), "versions": versions()}
     print("written to", record("choices", {"test seed": OTHER_SEED}, among(known(), new)))
@@ -75,11 +78,15 @@ def known() -> list[dict[str, Any]]:
 
 
 def among(rows: list[dict[str, Any]], new: dict[str, Any]) -> list[dict[str, Any]]:
-    """With the new row, in place of one of the same training, whose other figures it keeps."""
-    same = [row for row in rows if all(row[key] == new[key] for key in ("recipe", "settings", "at test"))]
+    """With the new row, in place of one of the same training and tests, whose other figures it keeps."""
+    keys = ("recipe", "settings", "at test", "episodes", "tests")
+    same = [row for row in rows if all(row.get(key) == new.get(key) for key in keys)]
     figures = {name: figure for row in [*same, new] for name, figure in row["figures"].items()}
     return [*(row for row in rows if row not in same), {**new, "figures": figures}]
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None

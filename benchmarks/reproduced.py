@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from kshot.settings import flat
 __all__ = ["COLLECTED", "OMNIGLOT", "different"]
 
 OMNIGLOT = ("5-way 1-shot", "5-way 5-shot", "20-way 1-shot", "20-way 5-shot")
+TRAINED_BY = re.compile(r"(learner|training|tasks(?!\.(test|val)))\.")
 AS_PAPER, ALONE = "as paper", "each alone"
 
 
@@ -188,8 +190,8 @@ def earlier(kept: dict[str, Kept]) -> str:
 def different(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What a training depends on that is not as it is now, 'training.lr=0.1' as it was."""
     then, today = flat(was), flat(now)
-    ways = [key for key in {**then, **today} if key.startswith(("learner.", "tasks.train.", "training."))]
-    return [f"{key}={then.get(key, 'default')}" for key in ways if then.get(key) != today.get(key)]
+    changed = [key for key in {**then, **today} if then.get(key) != today.get(key)]
+    return [f"{key}={then.get(key, 'default')}" for key in changed if TRAINED_BY.match(key)]
 
 
 def meant_otherwise(row: Row, then: Kept, now: Kept) -> str:

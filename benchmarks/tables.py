@@ -296,11 +296,14 @@ def choices(r: Result) -> str:
         for x in trained:
             changed = [f"`{change}`" for change in different(x["settings"], now) if "training.steps=" not in change]
             changed += [f"`{change}` at test" for change in x["at test"]]
+            changed += [f"`{key}={value}` at test" for key, value in x.get("tests", {}).items()]
             cells = [chosen_by(x["figures"].get(figure)) for figure in measured]
-            lines.append((x["settings"]["training"]["steps"], len(changed), ", ".join(changed) or "as it is", cells))
-        table_rows = [(f"{steps:,}", changed, *cells) for steps, _, changed, cells in sorted(lines)]
+            steps = x["settings"]["training"].get("steps", 0)
+            lines.append((steps, len(changed), ", ".join(changed) or "as it is", f"{x['episodes']:,}", cells))
+        table_rows = [(f"{steps:,}", changed, tasks, *cells) for steps, _, changed, tasks, cells in sorted(lines)]
         text.append(
-            f"### `{name}`\n\n{recipe}\n\n" + table(("steps", "different from the recipe", *measured), table_rows)
+            f"### `{name}`\n\n{recipe}\n\n"
+            + table(("steps", "different from the recipe", "tasks", *measured), table_rows)
         )
     days = sorted({x["date"] for x in r["rows"]})
     note = f"\n\n<sub>Measured from {days[0]} to {days[-1]}; `python benchmarks/choices.py RECIPE --set …`</sub>"

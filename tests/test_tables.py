@@ -49,6 +49,7 @@ def test_a_choice_says_what_was_different_from_the_recipe_as_it_is_now() -> None
     same = {
         "recipe": recipe.name,
         "at test": ["eval_steps=5"],
+        "episodes": 600,
         "date": "a day",
         "settings": trained_by(recipe.settings),
     }
@@ -61,9 +62,17 @@ def test_a_choice_says_what_was_different_from_the_recipe_as_it_is_now() -> None
     text = tables.choices({"rows": rows}).splitlines()
     assert text[2] == f"The [recipe](../src/kshot/recipes/{recipe.name}.toml) has `learner.rule.lr=1.0`:"
     assert text[6:8] == [
-        "| 9 | `learner.rule.lr=0.3`, `eval_steps=5` at test | 25.00 ± 1.00 |  |",
-        f"| {steps} | `eval_steps=5` at test | 12.50 ± 1.00 | 75.00 ± 1.00 |",
+        "| 9 | `learner.rule.lr=0.3`, `eval_steps=5` at test | 600 | 25.00 ± 1.00 |  |",
+        f"| {steps} | `eval_steps=5` at test | 600 | 12.50 ± 1.00 | 75.00 ± 1.00 |",
     ]
+
+
+def test_whatever_a_training_depends_on_is_a_difference() -> None:
+    recipe = recipes.read("sinusoid-maml-paper")
+    for change in ("tasks.shots=5", "training.lr=0.5", "learner.steps=2"):
+        assert reproduced.different(recipe.changed(change).settings, recipe.settings) == [change]
+    for change in ("tasks.test.shots=5", "evaluation.episodes=700"):
+        assert not reproduced.different(recipe.changed(change).settings, recipe.settings)
 
 
 def test_the_pictures_are_drawn_from_the_results() -> None:
