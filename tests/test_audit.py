@@ -14,10 +14,11 @@ from torch import Tensor
 
 import kshot
 from kshot import Batch, InputError, MetaLearner, Task, recipes
-from kshot.audit import ENOUGH
+from kshot.audit import ENOUGH, overlap
 from kshot.audit.sources import OWN, labels_are_drawn
 from kshot.evaluation import measure
 from kshot.models import MLP, GaussianPolicy
+from kshot.recipes.runs import refuse_recipe
 from kshot.tasks import Episodes, Groups, Sinusoids, from_transforms
 from kshot.tasks.labelled import Labelled
 from kshot.tasks.transforms import KShots, NWays, RemapLabels
@@ -111,6 +112,19 @@ def test_validation_on_the_same_examples_in_another_order_under_another_name() -
     with pytest.raises(InputError, match=r"6 classes are in both .* \(such as other0\)"):
         kshot.fit(protonet(), episodes(x, "one"), validate=episodes(x.flip(1)[:, :6], "other"), **QUICK)
     kshot.fit(protonet(), episodes(x, "one"), validate=episodes(drawings(6, seed=1), "other"), **QUICK)
+
+
+def test_test_classes_that_a_recipe_trains_on_in_other_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training tasks are at hand, so all examples are compared: seven of the twelve are among those of the test."""
+    x = drawings(6, each=20)
+    monkeypatch.setitem(recipes.SOURCES, "drawn", lambda last: episodes(x[:, :12] if last else x[:, 5:], "ab"[last]))
+    learner = {"name": "protonet", "encoder": {"name": "mlp", "inputs": 3, "outputs": 4}}
+    tasks = {"name": "drawn", "last": 0, "train": {"last": 1}, "val": False}
+    recipe = recipes.Recipe("drawn", {"learner": learner, "tasks": tasks})
+    with pytest.raises(InputError, match=r"6 of the 6 classes to evaluate on are ones that the recipe trains on"):
+        refuse_recipe(recipe, [recipe.tasks("test")])
+    by_a_few = overlap(recipe.tasks("train").identities, recipe.tasks("test").identities)
+    assert len(by_a_few) < 6
 
 
 def test_a_few_common_examples_are_no_overlap() -> None:
@@ -566,7 +580,7 @@ def test_what_was_checked_is_said_in_the_evaluation_and_the_run(tmp_path: Any) -
     )
     said = " ".join(evaluate(learner, episodes(drawings(7, seed=2), "c")).audit)
     for sentence in (
-        "none of the 7 classes is among the 6 of training, by name or by content",
+        "none of the 7 classes is among the 6 of training, by name, or by three of its examples",
         "seed 0 gives the same tasks again",
         "support and query share no example",
         "all predictions stay the same when support and query are shuffled",

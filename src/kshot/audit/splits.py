@@ -9,13 +9,14 @@ from typing import Any
 from kshot.learner import MetaLearner
 from kshot.types import InputError, TaskSource, identities
 
+Fingerprints = list[tuple[str, frozenset[bytes]]]  # of each class: its name, and its examples
 HALF = 0.5  # of a class's examples: more than chance duplicates in real data
 
 
 def refuse_both(tasks: TaskSource, validate: TaskSource) -> None:
     """Classes that are in the training and in the validation tasks."""
     by_identity = overlap(identities(tasks), identities(validate))
-    both = max(by_identity, _same_examples(tasks, validate), _same_examples(validate, tasks), key=len)
+    both = max(by_identity, _same_examples(tasks, validate), key=len)
     if both:
         raise InputError(
             f"{_counted(both)} in both the training and the validation tasks{_such_as(both)}: split by class, for "
@@ -34,9 +35,10 @@ def refuse_seen(learner: MetaLearner, tasks: TaskSource) -> str | None:
     return f"none of the {len(classes):,} classes is among the {len(learner.seen):,} of training, {by(tasks)}"
 
 
-def refuse_known(known: Iterable[str], tasks: TaskSource, by: str) -> None:
+def refuse_known(known: Iterable[str], tasks: TaskSource, by: str, source: TaskSource | None = None) -> None:
+    """source: that of the known classes, where it is at hand: then all examples are compared."""
     classes, both = identities(tasks), overlap(known, identities(tasks))
-    if both:
+    if both := max(both, _same_examples(source, tasks), key=len):
         raise InputError(
             f"{len(both)} of the {len(classes)} classes to evaluate on are ones that {by}{_such_as(both)}: evaluate on other "
             "classes, or give evaluate(…, allow_seen=True) to see how it does on known ones"
@@ -46,8 +48,8 @@ def refuse_known(known: Iterable[str], tasks: TaskSource, by: str) -> None:
 def by(tasks: TaskSource) -> str:
     """Numbers are no names."""
     if any(_name(i) for i in identities(tasks)):
-        return "by name or by content"
-    return "by content alone: they have no names, and one in other examples would not be known again"
+        return "by name, or by three of its examples"
+    return "by three of its examples: they have no names, and one in other examples would not be known again"
 
 
 def _name(identity: str) -> str:
@@ -66,15 +68,19 @@ def overlap(some: Iterable[str], others: Iterable[str]) -> set[str]:
 
 
 def _same_examples(tasks: object, others: object) -> set[str]:
-    """Classes of `others` most of whose examples are among those of `tasks`, whatever the classes are called."""
+    """Classes of one most of whose examples are among those of the other, whatever the classes are called."""
     ours, theirs = _fingerprints(tasks), _fingerprints(others)
-    known = {example for _, examples in ours for example in examples}
-    return {f"{name}#" for name, examples in theirs if len(examples & known) > HALF * len(examples)}
+    return max(_within(ours, theirs), _within(theirs, ours), key=len)
 
 
-def _fingerprints(tasks: object) -> list[tuple[str, frozenset[bytes]]]:
+def _within(some: Fingerprints, others: Fingerprints) -> set[str]:
+    known = {example for _, examples in others for example in examples}
+    return {f"{name}#" for name, examples in some if len(examples & known) > HALF * len(examples)}
+
+
+def _fingerprints(tasks: object) -> Fingerprints:
     """Of every example, class by class; nothing where a source has them not at hand."""
-    found: Callable[[], list[tuple[str, frozenset[bytes]]]] | None = getattr(tasks, "fingerprints", None)
+    found: Callable[[], Fingerprints] | None = getattr(tasks, "fingerprints", None)
     return found() if found is not None else []
 
 

@@ -47,10 +47,10 @@ def train(recipe: Recipe, folder: Path, *, tensorboard: bool = False) -> Done:
 
 def refuse_recipe(recipe: Recipe, tests: Iterable[TaskSource]) -> None:
     """Raise InputError if its learner would be measured on classes that it was trained on, or chosen by."""
-    trained, chosen = identities(recipe.tasks("train")), identities(recipe.validation())
+    trained, chosen = recipe.tasks("train"), recipe.validation()
     for tasks in tests:
-        refuse_known(trained, tasks, "the recipe trains on")
-        refuse_known(chosen, tasks, "the recipe validates on, and chooses its best weights by")
+        refuse_known(identities(trained), tasks, "the recipe trains on", trained)
+        refuse_known(identities(chosen), tasks, "the recipe validates on, and chooses its best weights by", chosen)
 
 
 def recipe_of(run: Path, changes: list[str]) -> Recipe:
