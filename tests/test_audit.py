@@ -314,6 +314,10 @@ def test_an_evaluation_without_a_seed() -> None:
         with pytest.raises(InputError, match="cannot be repeated"):
             kshot.rl.evaluate(kshot.PolicyMAML(GaussianPolicy(2, 2, (4,))), kshot.rl.Navigation(), 2, seed)  # type: ignore[arg-type]
     assert evaluate(protonet(), episodes(drawings(6)), seed=np.int64(3)).seed == 3
+    agent = kshot.PolicyMAML(GaussianPolicy(2, 2, (4,)))
+    assert kshot.rl.evaluate(agent, kshot.rl.Navigation(), 2, np.int64(3), curves=False).seed == 3  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"of at most 9,223,372,036,854,775,807"):
+        evaluate(protonet(), episodes(drawings(6)), seed=2**63)
 
 
 # Order.

@@ -5,6 +5,9 @@ Each check refuses with what is wrong, or says in a sentence what was found: tho
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 import torch
 
 from kshot.audit.predictions import each_by_itself
@@ -14,6 +17,7 @@ from kshot.learner import MetaLearner
 from kshot.types import InputError, TaskSource, identities
 
 ENOUGH = 600  # tasks: what papers average over
+MOST = 2**63  # of a seed, and one less: what torch takes
 FEW_CLASSES = 4  # times the ways: of fewer classes an interval over tasks is too narrow
 
 __all__ = [
@@ -73,6 +77,9 @@ def _of(name: str, tasks: TaskSource, seed: int) -> list[str]:
     return [f"{name}: {sentence}" for sentence in (check(tasks, seed) for check in checks) if sentence]
 
 
-def check_seed(seed: object) -> None:
+def check_seed(seed: Any) -> int:
     if isinstance(seed, bool) or not hasattr(seed, "__index__"):
         raise InputError(f"seed={seed!r}: an evaluation that cannot be repeated shows little, give a whole number")
+    if not -MOST <= (number := operator.index(seed)) < MOST:
+        raise InputError(f"seed={seed}: give a whole number of at most {MOST - 1:,}")
+    return number

@@ -48,9 +48,9 @@ def evaluate(
     progress: called with (tasks done, tasks in all).
     """
     check_learner(learner)
-    check_seed(seed)
+    seed = check_seed(seed)
     _check_episodes(episodes)
-    seed, episodes = operator.index(seed), operator.index(episodes)
+    episodes = operator.index(episodes)
     with _measuring(learner, seed):
         audit = before_evaluation(learner, tasks, seed, allow_seen, device_of(learner))
     drawn_from = set(_groups(tasks, episodes, seed))

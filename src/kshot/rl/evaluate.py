@@ -40,7 +40,7 @@ def evaluate(
     check_actor(learner, tasks)
     if not isinstance(episodes, int) or episodes < 2:
         raise InputError(f"episodes={episodes}: an interval needs at least 2 tasks")
-    check_seed(seed)
+    seed = check_seed(seed)
     was_training = learner.training
     learner.eval()
     try:
