@@ -2,8 +2,8 @@
 
     KSHOT_DATA=... python benchmarks/learning_speed.py
 
-Every learner of an Omniglot recipe that `kshot reproduce` has trained, from results/models/ or, where it is too large for that,
-from its run, and those with nothing to train in advance: 5-way, 5 queries a class, 0 to 20 steps from one example a class, and
+Every learner of an Omniglot recipe that `kshot reproduce` has measured, from results/models/ or, where it is too large for that,
+from its run: 5-way, 5 queries a class, 0 to 20 steps from one example a class, and
 1 to 15 examples by the steps that its recipe takes at test (Reptile 50, others at most 20); EPISODES tasks for each point, the
 same for all. Learners that do not learn in steps have a curve over examples alone. Beside them: training from scratch. A recipe
 that was not measured yet, or with other settings, or whose run is not there, is left out and named. A learner that was measured
@@ -22,13 +22,13 @@ from evidence import RESULTS, record
 import kshot
 from kshot import recipes
 from kshot.evaluation import Point
-from kshot.evidence import read_all
+from kshot.evidence import Kept, read_all
 from kshot.learners import FAMILIES
 from kshot.tasks import Omniglot
 from kshot.training.checkpoint import fingerprint
 from kshot.types import InputError, Task
 
-RUNS = Path("runs")
+RUNS, OF_ONE_SHOT = Path("runs"), "omniglot-5w1s-"
 EPISODES, STEPS, QUERIES, SHOTS = 600, 20, 5, (1, 2, 5, 10, 15)
 SETTINGS = {"test tasks": EPISODES, "test seed": 0, "queries": QUERIES, "steps": STEPS, "shots": list(SHOTS)}
 
@@ -48,22 +48,30 @@ def learners() -> dict[str, tuple[str, str, kshot.MetaLearner]]:
     """By name: family, what tells it from another training, and the learner."""
     family = {name: kind for kind, found in FAMILIES.items() for name in found}
     kept, found = read_all(RESULTS), {}
-    for name in (name for name in recipes.names() if name.startswith("omniglot-5w1s-")):
+    for name in (name for name in recipes.names() if name.startswith(OF_ONE_SHOT)):
         recipe = recipes.read(name)
-        learner, of = recipe.learner().eval(), "nothing trained"
-        if any(p.requires_grad for p in learner.parameters()):
-            if name not in kept or not kept[name].is_of(recipe):
-                print(f"{name} is left out: `kshot reproduce {name}` first", flush=True)
-                continue
-            model = next((seed.model for seed in kept[name].seeds if seed.model), None)
-            place = RESULTS / model if model else RUNS / f"{name}-seed0"
-            try:
-                learner, of = kshot.load(place), fingerprint(place)
-            except InputError as error:
-                print(f"{name} is left out: {error}", flush=True)
-                continue
-        found[name.removeprefix("omniglot-5w1s-")] = (family[recipe.settings["learner"]["name"]], of, learner)
+        if name not in kept or not kept[name].is_of(recipe):
+            print(f"{name} is left out: `kshot reproduce {name}` first", flush=True)
+            continue
+        place = model_of(kept[name]) or RUNS / f"{name}-seed0"
+        try:
+            learner, of = kshot.load(place), fingerprint(place)
+        except InputError as error:
+            print(f"{name} is left out: {error}", flush=True)
+            continue
+        found[name.removeprefix(OF_ONE_SHOT)] = (family[recipe.settings["learner"]["name"]], of, learner)
     return found
+
+
+def model_of(kept: Kept) -> Path | None:
+    return next((RESULTS / seed.model for seed in kept.seeds if seed.model), None)
+
+
+def of_another(row: dict[str, Any], kept: dict[str, Kept]) -> bool:
+    """Whether the row was measured of a learner that another training has replaced since."""
+    trained = kept.get(OF_ONE_SHOT + row["learner"])
+    model = model_of(trained) if trained else None
+    return model is not None and model.is_file() and fingerprint(model) != row["of"]
 
 
 def steps_curve(learner: kshot.MetaLearner) -> list[Point]:
@@ -86,7 +94,7 @@ def measured() -> dict[str, dict[str, Any]]:
 
 
 def main() -> None:
-    known, rows = measured(), []
+    known = measured()
     for name, (family, of, learner) in learners().items():
         row = known.get(name, {})
         if row.get("of") != of:
@@ -95,9 +103,9 @@ def main() -> None:
             print(f"{name:20} " + "  ".join(f"{p.at}: {100 * p.mean:.1f}" for p in shots), flush=True)
             row = {"learner": name, "family": family, "of": of, "transductive": found[0].transductive}
             row |= {"steps": points(steps_curve(learner)), "shots": points(shots)}
-        rows.append(row)
-        record("learning-speed", SETTINGS, [*rows, *(known[n] for n in known if n not in {r["learner"] for r in rows})])
-    print("written to", record("learning-speed", SETTINGS, rows))
+        known[name] = row
+        record("learning-speed", SETTINGS, list(known.values()))  # those that are left out this time stay
+    print("written to", RESULTS / "learning-speed.json")
 
 
 if __name__ == "__main__":

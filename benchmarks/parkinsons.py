@@ -80,6 +80,15 @@ def main() -> None:
 
         best = min(PENALTIES, key=lambda penalty: statistics.fmean(by_patient(ridge(penalty), train)))
         ours = by_patient(meta, test)
+        audited = kshot.evaluate(
+            learner, test, 600, curves=False
+        )  # other draws, through the auditor; over patients, too
+        print(f"day={day}: {audited}", flush=True)
+        settings[f"day={day}, by evaluate"] = {
+            "mse": audited.mean,
+            "interval": audited.interval,
+            "audit": audited.audit,
+        }
         rows += [
             row("RidgeNet, meta-trained", day, ours, ours),
             row(f"ridge on the support, {best:g}", day, by_patient(ridge(best), test), ours),

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from learning_speed import OF_ONE_SHOT, of_another
 from reproduced import COLLECTED, OMNIGLOT, different
 from tabulated import counted, table
 
@@ -90,19 +91,22 @@ def strategy(r: Result) -> str:
 
 def across(r: Result) -> str:
     """What changes between training and test, in groups."""
-    rows, last = [], ""
+    rows, last, beside = [], "", r["rows"][0]
     for x in r["rows"]:
         question = "" if x["question"] == last else x["question"]
         gap = f"{100 * x['gap']:+.2f} ± {100 * x['gap, interval']:.2f}".replace("-", "−") if "gap" in x else ""
-        rows.append((question, x["trained on"], x["tested on"], percent(x), gap))
+        beside = beside if gap else x
+        what = next((key for key in ("trained on", "tested on") if x[key] != beside[key]), "")
+        than = f"{what} {beside[what].partition(':')[0]}" if what else ""
+        rows.append((question, x["trained on"], x["tested on"], percent(x), gap, than))
         last = x["question"]
     trained, recipe = r["settings"]["steps"], r["settings"]["recipe"]["training"]["steps"]
     note = (
-        "\n\nA difference is to the nearest line above that has none, on the same tasks, and its interval is over those. One "
+        "\n\nA difference is on the same tasks, and its interval is over those. One "
         f"training each, of {trained:,} steps where the recipe takes {recipe:,}: what another seed would change is not in it. "
         "Of 180-way tasks one is met a step, with one query a class; of 5-way tasks twelve, with five: about as many images."
     )
-    return table(("", "trained on", "tested on", "accuracy, %", "difference, paired"), rows) + note + source(r)
+    return table(("", "trained on", "tested on", "accuracy, %", "difference, paired", "from"), rows) + note + source(r)
 
 
 def sinusoid(r: Result) -> str:
@@ -321,7 +325,6 @@ def chosen_by(x: Result | None) -> str:
     return f"{x['mean']:.3f} ± {x['interval']:.3f}"
 
 
-OF_ONE_SHOT = "omniglot-5w1s-"
 SOME_STEPS, SOME_SHOTS = (0, 1, 5, 20), (1, 2, 5, 10, 15)
 
 
@@ -330,9 +333,11 @@ def learning_speed(r: Result) -> str:
         found = next((p for p in points if p["at"] == where), None)
         return f"{100 * found['accuracy']:.1f} ± {100 * found['interval']:.1f}" if found else ""
 
+    kept = read_all(ROOT / "results")
+    stale = {x["learner"] for x in r["rows"] if of_another(x, kept)}
     rows = [
         (
-            x["learner"] + " \\*" * x["transductive"],
+            x["learner"] + " \\*" * x["transductive"] + " †" * (x["learner"] in stale),
             x["family"],
             *(at(x["steps"], s) for s in SOME_STEPS),
             *(at(x["shots"], k) for k in SOME_SHOTS),
@@ -340,7 +345,8 @@ def learning_speed(r: Result) -> str:
         for x in sorted(r["rows"], key=lambda x: -x["shots"][0]["accuracy"])
     ]
     heads = ("learner", "family", *(counted(s) for s in SOME_STEPS), *(f"{k} shot{'s' * (k > 1)}" for k in SOME_SHOTS))
-    note = "\n\n\\* transductive: the 25 queries of a task are predicted together."
+    note = f"\n\n\\* transductive: the {5 * r['settings']['queries']} queries of a task are predicted together."
+    note += " † of a learner that was trained anew since." if stale else ""
     every = (name.removeprefix(OF_ONE_SHOT) for name in recipes.names() if name.startswith(OF_ONE_SHOT))
     if missing := [name for name in every if all(x["learner"] != name for x in r["rows"])]:
         note += f" Not measured yet: {', '.join(missing)}."
