@@ -185,7 +185,8 @@ def meta_step(r: Result) -> str:
 
 
 def timed(x: Result) -> str:
-    return f"{milliseconds(x)}, **{x['ratio']:.1f} ×**"
+    times = f"{x['ratio']:.1f} ×"
+    return f"{milliseconds(x)}, {f'**{times}**' if x['ratio'] > 1 else times}"
 
 
 def milliseconds(x: Result) -> str:
@@ -224,13 +225,17 @@ def meta_step_ways(r: Result) -> str:
     return table(heads, rows) + source(r)
 
 
+def three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
 def attempts(r: Result) -> str:
     rows = [
         (
             x["attempt"],
             x["on"],
             x["expected"],
-            f"{x['before']:.3g} → {x['after']:.3g}",
+            f"{three_digits(x['before'])} → {three_digits(x['after'])}",
             f"{x['before'] / x['after']:.2f} ×",
             x["kept"],
         )

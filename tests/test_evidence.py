@@ -219,7 +219,7 @@ def test_nothing_to_reproduce_or_to_measure_again(place: Path) -> None:
     [
         ({"minuets": 3}, "no setting 'minuets': did you mean 'minutes'"),
         ({"rows": []}, "figures are needed"),
-        ({"rows": [{"published": 1.0}]}, "row 1 of .paper. needs the setting 'name'"),
+        ({"rows": [{"published": 1.0}]}, r"row 1 of .paper. lacks name, beside published: add it, such as name = "),
         ({"rows": [{"name": "a", "target": "high"}]}, "target='high': a number is needed"),
         ({"rows": [{"name": "a", "test": 5}]}, "test=5: settings are needed"),
         ({"rows": [{"name": "a"}, {"name": "a"}]}, "rows of the same name"),
@@ -231,7 +231,7 @@ def test_a_paper_section_that_is_wrong(change: dict[str, Any], said: str) -> Non
     read_paper(section)
     with pytest.raises(InputError, match=said):
         read_paper({**section, **change})
-    with pytest.raises(InputError, match="needs the setting 'minutes'"):
+    with pytest.raises(InputError, match=r"lacks minutes, .*: add it, such as minutes = 30"):
         read_paper({"source": "Nobody 1999", "rows": [{"name": "a"}]})
 
 

@@ -187,7 +187,12 @@ def read(name: str | Path, changes: Sequence[str] = (), *, few: bool = False) ->
         settings = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid TOML: {error}; mend that line, texts stand in quotes") from error
-    return Recipe(path.stem, settings, str(name)).changed(*changes, few=few)
+    try:
+        return Recipe(path.stem, settings, str(name)).changed(*changes, few=few)
+    except InputError as error:
+        if changes:  # it may be of these
+            raise
+        raise InputError(f"{path}: {error}") from error
 
 
 def to_toml(settings: Mapping[str, Any]) -> str:

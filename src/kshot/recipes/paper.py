@@ -71,6 +71,12 @@ def read_paper(section: Mapping[str, Any]) -> Paper:
     return paper
 
 
+EXAMPLES = {
+    "source": 'source = "Finn 2017"',
+    "minutes": "minutes = 30",
+    "rows": 'rows = [{ name = "5-way 1-shot" }]',
+    "name": 'name = "5-way 1-shot"',
+}
 _NUMBERS = ("published", "interval", "target", "minutes")
 _SECTIONS = ("test", "learner")
 
@@ -92,5 +98,6 @@ def _checked(section: Mapping[str, Any], kind: type, where: str) -> Mapping[str,
         if key in ("name", "source") and not isinstance(value, str):
             raise InputError(f"{where} has {key}={value!r}: a text is needed")
     if missing := [key for key in needed if key not in section]:
-        raise InputError(f"{where} needs the setting {missing[0]!r}, found {dict(section)}: add it")
+        given = f", beside {', '.join(section)}" if section else ""
+        raise InputError(f"{where} lacks {missing[0]}{given}: add it, such as {EXAMPLES[missing[0]]}")
     return section
