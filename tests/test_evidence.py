@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,30 @@ def test_seeds_measured_by_several_processes_at_once_are_all_kept(place: Path) -
 
     evidence.reproduce(recipe, runs, results, seeds=[0], say=meanwhile)
     assert [seed.seed for seed in read_kept(results / "moment.json").seeds] == [0, 1]
+
+
+def test_who_writes_results_waits_for_another_process_that_does(place: Path) -> None:
+    """Between its reading what was there and its writing no figure may come along."""
+    recipe = recipes.read(place / "moment.toml", ["evaluation.episodes=10", "evaluation.few=true"])
+    results, released = place / "results", []
+    hold = f"from pathlib import Path; from kshot import atomic\nwith atomic.alone_in(Path({str(results)!r})): print(), input()"
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+
+        def release() -> None:
+            released.append(True)
+            print(file=other.stdin, flush=True)
+
+        def soon(line: str) -> None:
+            if line.startswith("seed 0: three steps"):
+                threading.Timer(1.0, release).start()
+
+        evidence.reproduce(recipe, place / "runs", results, seeds=[0], say=soon)
+        assert released
+    assert read_kept(results / "moment.json").seeds
 
 
 def test_what_was_measured_is_not_trained_again_unless_the_settings_changed(place: Path) -> None:
@@ -458,6 +483,7 @@ def test_a_row_that_was_added_is_measured_of_the_kept_learner(place: Path) -> No
     path = place / "results" / "moment.json"
     content = json.loads(path.read_text())
     content["seeds"][0] |= {"date": "1999-01-01", "versions": {"commit": "abc"}}
+    del content["seeds"][0]["learner"]  # as in a file of before it was kept
     path.write_text(json.dumps(content))
     one, two = RECIPE.split("rows = [")
     (place / "moment.toml").write_text(f'{one}rows = [{{ name = "20 points", test = {{ shots = 20 }} }},{two}')

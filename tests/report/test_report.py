@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import kshot
-from kshot.evaluation import Calibration, Evaluation
+from kshot.evaluation import Calibration, Evaluation, Point
 from kshot.learner import MetaLearner, mse_loss
 from kshot.models import MLP, Conv4
 from kshot.report import write_report
@@ -69,7 +69,7 @@ def test_a_page_and_a_picture(run: Run) -> None:
     assert path == run[0] / "report.html"
     page, picture = path.read_text(), (run[0] / "report.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
-    mean, interval, _ = with_interval(run[3])
+    mean, interval, _ = with_interval(run[3], run[3].metric)
     assert f"<b>{mean} <span>± {interval}" in page
     for title in ("One episode", "Training", "Adaptation", "The run in numbers", "To go on"):
         assert f"<h2>{title}" in page
@@ -254,8 +254,9 @@ def test_figures_in_words() -> None:
     assert facts.seconds() == 100
     assert [duration(s) for s in (0.2, 7, 300, 9000, None)] == ["under 1 s", "7 s", "5 min", "2.5 h", "—"]
     evaluation = Evaluation("accuracy", 0.98314, 0.0021, [], 600, 0, False, 1.0)
-    assert with_interval(evaluation) == ("98.31", "0.21", "%")
-    assert with_interval(dataclasses.replace(evaluation, metric="mse", interval=0.0)) == ("0.98", "0.00", "")
+    assert with_interval(evaluation, "accuracy") == ("98.31", "0.21", "%")
+    assert with_interval(dataclasses.replace(evaluation, interval=0.0), "mse") == ("0.98", "0.00", "")
+    assert with_interval(Point(5, 0.00042, 0.00003), "mse") == ("0.000420", "0.000030", "")
     assert json.loads(json.dumps(facts.settings({"about": "x", "tasks": {"ways": 5}}))) == {
         "tasks": {"ways": "5"},
         "training": {"meta_batch": "4"},

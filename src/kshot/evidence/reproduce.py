@@ -73,7 +73,7 @@ def reproduce(
                     others = [s for s in kept.seeds if s.seed != seed]
                     kept = replace(kept, seeds=sorted([*others, found], key=lambda s: s.seed))
                     kept.write(results)
-                if fingerprint_of(run) == found.learner:
+                if found.learner and fingerprint_of(run) == found.learner:
                     keep_figures(run, found.figures)
             kept = ranks.agree(kept)
         if ranks.first and kept.seeds:  # targets may be others though nothing was to be measured

@@ -106,10 +106,10 @@ def scaled(metric: str) -> tuple[float, str]:
     return factor, unit.strip()
 
 
-def with_interval(evaluation: Evaluation) -> tuple[str, str, str]:
+def with_interval(found: Evaluation | Point, metric: str) -> tuple[str, str, str]:
     """('98.31', '0.20', '%'): as many digits as the interval bears out."""
-    factor, unit = scaled(evaluation.metric)
-    mean, interval = factor * evaluation.mean, factor * evaluation.interval
+    factor, unit = scaled(metric)
+    mean, interval = factor * found.mean, factor * found.interval
     if not math.isfinite(mean):
         return "not a number", "", ""
     places = 2

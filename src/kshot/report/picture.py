@@ -28,7 +28,7 @@ def picture(
     """The PNG. setting: '5-way 1-shot classification'."""
 
     def draw(figure: Figure) -> None:
-        mean, interval, unit = with_interval(evaluation)
+        mean, interval, unit = with_interval(evaluation, evaluation.metric)
         size = 15 if len(title) <= 54 else 11.5
         figure.text(0.04, 0.925, _short(title, 78), fontsize=size, fontweight="bold", va="baseline", parse_math=False)
         note = ", transductive" if evaluation.transductive else ""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kshot.evaluation import Evaluation, Point
+from kshot.evaluation import Evaluation
 from kshot.learner import MetaLearner
 from kshot.machine import described
 from kshot.report import canvas, plots
@@ -25,7 +25,6 @@ from kshot.report.facts import (
     joined,
     metric_name,
     number,
-    scaled,
     with_interval,
 )
 
@@ -76,7 +75,7 @@ def pair(figures: Sequence[str]) -> str:
 def headline(r: Report) -> str:
     """What was trained on what, how well it does, and what that took."""
     e = r.evaluation
-    mean, interval, unit = with_interval(e)
+    mean, interval, unit = with_interval(e, e.metric)
     judged = "the queries of a task are predicted together" if e.transductive else "each query is predicted alone"
     independent = f"{len(set(e.groups)):,} groups" if e.groups else "tasks"
     about = f"{metric_name(e.metric)} on {e.episodes:,} {r.unseen}, {r.setting}; 95\u00a0% interval over {independent}"
@@ -205,7 +204,7 @@ def tables(r: Report) -> str:
 
 def _figures(r: Report) -> dict[str, dict[str, str]]:
     e = r.evaluation
-    mean, interval, unit = with_interval(e)
+    mean, interval, unit = with_interval(e, e.metric)
     rows = {
         metric_name(e.metric): joined(mean, interval, unit),
         "test tasks": f"{e.episodes:,}",
@@ -220,16 +219,10 @@ def _figures(r: Report) -> dict[str, dict[str, str]]:
     over = f", {e.curve_episodes:,} tasks" if e.curve_episodes else ""
     for name, points in (("steps", e.steps_curve), ("shots", e.shots_curve)):
         if points:
-            groups[f"{metric_name(e.metric)} after {name}{over}"] = {f"{p.at:,}": _point(p, e.metric) for p in points}
+            groups[f"{metric_name(e.metric)} after {name}{over}"] = {
+                f"{p.at:,}": joined(*with_interval(p, e.metric)) for p in points
+            }
     return groups
-
-
-def _point(p: Point, metric: str) -> str:
-    factor, unit = scaled(metric)
-    if not math.isfinite(p.mean):
-        return "not a number"
-    places = 2 if metric == "accuracy" else 3
-    return f"{factor * p.mean:.{places}f} ± {factor * p.interval:.{places}f} {unit}".rstrip()
 
 
 def _percent(share: float) -> str:
