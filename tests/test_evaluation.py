@@ -269,17 +269,20 @@ def test_a_difference_over_trainings_is_welchs_where_tasks_do_not_differ() -> No
         kshot.compare([one, *trained([1.0], tasks=30)], [other])
 
 
-def test_an_interval_over_trainings_holds_the_truth_as_often_as_it_says() -> None:
-    """Of learners that are the same, three trainings each: about 5 % of the intervals leave out zero, and of single ones most."""
+@pytest.mark.parametrize("spread", [0.0, 0.05, 0.3])
+def test_an_interval_over_trainings_holds_the_truth_as_often_as_it_says(spread: float) -> None:
+    """Of learners that are the same, three trainings each: at most 5 % of the intervals leave out zero, and of single ones more."""
     g = torch.Generator().manual_seed(0)
     missed = alone = 0
     for i in range(400):
-        means = [float(v) for v in 0.3 * torch.randn(6, generator=g)]
+        means = [float(v) for v in spread * torch.randn(6, generator=g)]
         found = trained(means, spread=0.5, seed=i)
         missed += kshot.compare(found[:3], found[3:]).shown
         alone += kshot.compare(found[0], found[3]).shown
-    assert 0.01 < missed / 400 < 0.07
-    assert alone / 400 > 0.4
+    assert missed / 400 < 0.07
+    if spread == 0.3:
+        assert missed / 400 > 0.01
+        assert alone / 400 > 0.4
 
 
 def test_evaluations_of_other_values_of_the_same_inputs_are_not_paired() -> None:

@@ -32,7 +32,8 @@ def mean_interval(values: Sequence[float], groups: Sequence[int] = ()) -> tuple[
 def widened(interval: float, freedom: int, *trainings: Sequence[float]) -> float:
     """The half-width of an interval over tasks, with what other trainings would change: for each learner, the means of several.
 
-    The variances add up; the degrees of freedom are Welch's, rounded down.
+    The variances add up; the degrees of freedom are Welch's, rounded down. What hangs on the task and on the training is in both
+    parts, so that where trainings differ little the interval is rather too wide: it leaves out zero less often than it may.
     """
     parts = [((interval / student(freedom)) ** 2, freedom)]
     parts += [(variance(means) / len(means), len(means) - 1) for means in trainings]
