@@ -271,7 +271,7 @@ def test_a_difference_over_trainings_is_welchs_where_tasks_do_not_differ() -> No
 
 @pytest.mark.parametrize("spread", [0.0, 0.05, 0.3])
 def test_an_interval_over_trainings_holds_the_truth_as_often_as_it_says(spread: float) -> None:
-    """Of learners that are the same, three trainings each: at most 5 % of the intervals leave out zero, and of single ones more."""
+    """Of learners that are the same, three trainings each: 5 % of the intervals at most leave out zero, of single ones more."""
     g = torch.Generator().manual_seed(0)
     missed = alone = 0
     for i in range(400):
