@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 import kshot
-from kshot.evaluation import Calibration, Evaluation, Point
+from kshot.evaluation import Calibration, Evaluation, Point, nth_task
 from kshot.learner import MetaLearner, mse_loss
 from kshot.models import MLP, Conv4
 from kshot.report import write_report
-from kshot.report.episode import draw_episode
+from kshot.report.episode import draw_episode, typical
 from kshot.report.facts import Facts, duration, with_interval
 from kshot.rules import SGD
 from kshot.tasks.episodes import Episodes
@@ -108,8 +108,8 @@ def test_the_learner_and_the_random_state_stay(run: Run) -> None:
 
 
 def test_predictions_of_images_are_the_learners(classification: Run) -> None:
-    _, learner, tasks, _ = classification
-    task = tasks.sample(1, kshot.seeded(0))[0]
+    _, learner, tasks, found = classification
+    task = nth_task(tasks, found.seed, typical(found))
     outputs = learner.predict(learner.adapt(task.support), task.query.x)
     expected = []
     for logits, y in zip(outputs.softmax(-1), task.query.y, strict=True):
@@ -123,9 +123,9 @@ def test_predictions_of_images_are_the_learners(classification: Run) -> None:
 
 
 def test_predictions_of_a_function_are_the_learners(regression: Run) -> None:
-    _, learner, tasks, _ = regression
-    episode = draw_episode(learner, tasks, 5)
-    task = tasks.sample(1, kshot.seeded(0))[0]
+    _, learner, tasks, found = regression
+    episode = draw_episode(learner, tasks, 5, found)
+    task = nth_task(tasks, found.seed, typical(found))
     grid = episode.grid.unsqueeze(1)
     path = learner.trajectory(task.support, 5)
     curves = {c.label: c.values for c in episode.curves}
@@ -133,6 +133,16 @@ def test_predictions_of_a_function_are_the_learners(regression: Run) -> None:
     for label, step in (("before", 0), ("after 1 step", 1), ("after 5 steps", 5)):
         torch.testing.assert_close(curves[label], learner.predict(path[step], grid).detach().flatten())
     torch.testing.assert_close(episode.outputs, learner.predict(learner.adapt(task.support), task.query.x).detach())
+
+
+def test_the_episode_is_the_measured_task_that_is_nearest_to_the_mean(classification: Run) -> None:
+    """Its accuracy is the one that the evaluation found for it."""
+    _, learner, tasks, found = classification
+    episode = draw_episode(learner, tasks, 5, found)
+    assert sum(episode.right) / len(episode.right) == min(found.values, key=lambda value: abs(value - found.mean))
+    values = [math.nan, 3.0, 1.0, math.inf, 2.0]
+    assert typical(dataclasses.replace(found, values=values, mean=2.1)) == 4
+    assert typical(dataclasses.replace(found, values=values, mean=math.inf)) == 0
 
 
 def test_user_text_is_escaped(classification: Run) -> None:

@@ -11,7 +11,7 @@ from kshot.evaluation.found import (
     shown_in,
 )
 from kshot.evaluation.measure import evaluate, measure, score
-from kshot.evaluation.protocol import SHOTS, TASKS_AT_ONCE, fingerprint, stream
+from kshot.evaluation.protocol import SHOTS, TASKS_AT_ONCE, fingerprint, nth_task, stream
 
 __all__ = [
     "HIGHER_IS_BETTER",
@@ -25,6 +25,7 @@ __all__ = [
     "evaluate",
     "fingerprint",
     "measure",
+    "nth_task",
     "numbers",
     "score",
     "shown_in",

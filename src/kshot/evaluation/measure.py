@@ -16,7 +16,16 @@ from torch import Tensor
 from kshot.audit import after_evaluation, before_evaluation, check_seed
 from kshot.evaluation.found import Calibration, Evaluation, Point
 from kshot.evaluation.once import embedding_once
-from kshot.evaluation.protocol import SHOTS, TASKS_AT_ONCE, device_of, fingerprint, fingerprint_of, first_task, stream
+from kshot.evaluation.protocol import (
+    SHOTS,
+    TASKS_AT_ONCE,
+    at_once,
+    device_of,
+    fingerprint,
+    fingerprint_of,
+    first_task,
+    stream,
+)
 from kshot.intervals import mean_interval
 from kshot.learner import MetaLearner, check_learner
 from kshot.types import Batch, InputError, Task, TaskSource, check_task, draw
@@ -185,7 +194,7 @@ def _outputs(
 ) -> Iterator[tuple[Task, Tensor]]:
     """Batches of tasks, and the function of each task stacked."""
     device = device_of(learner)
-    together = 1 if getattr(tasks, "varies", False) else TASKS_AT_ONCE  # an interval needs independent tasks
+    together = at_once(tasks)
     for i, start in enumerate(range(0, episodes, together)):
         part = slice(0, min(together, episodes - start))
         batch = draw(tasks, together, stream(seed, i), part).to(device)

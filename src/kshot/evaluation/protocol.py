@@ -20,6 +20,17 @@ def first_task(learner: MetaLearner, tasks: TaskSource, seed: int) -> Task:
     return draw(tasks, 1, stream(seed, 0), slice(0, 1)).to(device_of(learner))[0]
 
 
+def at_once(tasks: TaskSource) -> int:
+    """How many are drawn from one generator: an interval needs independent tasks."""
+    return 1 if getattr(tasks, "varies", False) else TASKS_AT_ONCE
+
+
+def nth_task(tasks: TaskSource, seed: int, n: int) -> Task:
+    """Of those that an evaluation is over."""
+    batch, place = divmod(n, at_once(tasks))
+    return draw(tasks, at_once(tasks), stream(seed, batch), slice(place, place + 1))[0]
+
+
 def stream(seed: int, i: int) -> torch.Generator:
     """Of the i-th batch of tasks: none that a training of any seed meets, where there are no classes to keep apart."""
     return seeded(seed, i, TESTED)

@@ -5,6 +5,7 @@ Axes: S support examples, Q query examples, N ways, G points of a grid.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kshot.evaluation import Evaluation, nth_task
 from kshot.learner import MetaLearner
-from kshot.types import Task, TaskSource, draw, seeded
+from kshot.types import Task, TaskSource
 
 GRID = 201
 
@@ -106,10 +108,13 @@ def class_name(c: int, ways: int) -> str:
     return chr(ord("A") + c) if ways <= 26 else str(c)
 
 
-def draw_episode(learner: MetaLearner, tasks: TaskSource, steps: int) -> Episode:
-    """The task of seeded(0) and its predictions. steps: how far to follow a learner that adapts in steps."""
+def draw_episode(learner: MetaLearner, tasks: TaskSource, steps: int, found: Evaluation) -> Episode:
+    """Of the tasks that were measured a typical one, and its predictions.
+
+    steps: how far to follow a learner that adapts in steps.
+    """
     device = next((p.device for p in learner.parameters()), torch.device("cpu"))
-    task = draw(tasks, 1, seeded(0), slice(0, 1))[0].to(device)
+    task = nth_task(tasks, found.seed, typical(found)).to(device)
     training = learner.training
     learner.eval()
     try:
@@ -126,6 +131,15 @@ def draw_episode(learner: MetaLearner, tasks: TaskSource, steps: int) -> Episode
             )
     finally:
         learner.train(training)
+
+
+def typical(found: Evaluation) -> int:
+    """The place of the task that is nearest to the mean, which is what the page says; where that is no number, the first."""
+    return min(range(len(found.values)), key=lambda i: _far(found.values[i] - found.mean))
+
+
+def _far(distance: float) -> float:
+    return abs(distance) if math.isfinite(distance) else math.inf
 
 
 def _kind(task: Task) -> Literal["images", "classes", "function", "values"]:

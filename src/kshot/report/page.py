@@ -50,7 +50,7 @@ def write_report(
     if isinstance(tasks, Family):
         episode = draw_trajectories(learner, tasks)
     else:
-        episode = draw_episode(learner, tasks, curve[-1].at if curve else STEPS)
+        episode = draw_episode(learner, tasks, curve[-1].at if curve else STEPS, evaluation)
     setting = _setting(tasks, episode)
     report = Report(
         run=run,

@@ -92,7 +92,7 @@ def _tiles(figure: Figure, episode: Episode) -> None:
     ax.text(
         left + shown * PITCH + gap,
         0.36,
-        "query, with the predicted class and its probability",
+        "query of a typical task, with the predicted class and its probability",
         fontsize=8.5,
         color=MUTED,
     )

@@ -133,7 +133,7 @@ def _brief(values: Tensor) -> str:
 
 def _share(e: Episode) -> str:
     right, n = sum(e.right), len(e.right)
-    return f"In this task <b>{right} of {n}</b> queries are right ({100 * right / n:.1f} %)."
+    return f"Of all tasks this is the nearest to the mean: <b>{right} of {n}</b> queries are right ({100 * right / n:.1f} %)."
 
 
 def _percent(p: float) -> str:
