@@ -61,12 +61,19 @@ def test_a_recipe_trains_evaluates_and_reports(name: str, tmp_path: Path, reques
     assert recipes.read(tmp_path / "recipe.toml").settings == recipes.read(name, [*SMALL, *changes]).settings
     assert "95 % interval" in kshot_command("evaluate", tmp_path)
     assert json.loads((tmp_path / "evaluation.json").read_text())["episodes"] == 4
-    kshot_command("report", tmp_path)
-    assert (tmp_path / "report.html").stat().st_size > 10_000
+    if name in reported():
+        kshot_command("report", tmp_path)
+        assert (tmp_path / "report.html").stat().st_size > 10_000
     learner, recipe = kshot.load(tmp_path), recipes.read(name, [*SMALL, *changes])
     if recipe.kind.fit is kshot.fit:
         task = recipe.tasks("test").sample(1, kshot.seeded(0))[0]
         assert torch.isfinite(learner(task.support, task.query.x)).all()
+
+
+def reported() -> list[str]:
+    """A recipe of each source of tasks: what a report shows hangs on those, and a drawn page takes seconds."""
+    first = {recipes.read(name).settings["tasks"]["name"]: name for name in reversed(recipes.names())}
+    return [*first.values(), "glyphs-5w1s-protonet", "omniglot-5w1s-maml"]
 
 
 def test_toml_there_and_back() -> None:

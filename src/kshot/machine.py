@@ -57,9 +57,10 @@ def machine() -> dict[str, Any]:
 
 
 def described(machine: Mapping[str, Any]) -> str:
-    """'AMD EPYC with AVX2, 2 cores'."""
+    """'AMD EPYC with AVX2, 2 cores', and the GPU where there is one."""
     instructions = f" with {machine['instructions']}" if "instructions" in machine else ""  # older files do not say
-    return f"{machine['cpu']}{instructions}, {machine['cores']} cores"
+    gpu = f", {machine['gpu']}" if machine.get("gpu") else ""
+    return f"{machine['cpu']}{instructions}, {machine['cores']} cores{gpu}"
 
 
 def computes_in_bf16(device: torch.device) -> bool:

@@ -68,9 +68,9 @@ def overlap(some: Iterable[str], others: Iterable[str]) -> set[str]:
 
 
 def _same_examples(tasks: object, others: object) -> set[str]:
-    """Classes of one most of whose examples are among those of the other, whatever the classes are called."""
+    """Classes of one (of the others, if of both) most of whose examples are among those of the other, by whatever name."""
     ours, theirs = _fingerprints(tasks), _fingerprints(others)
-    return max(_within(ours, theirs), _within(theirs, ours), key=len)
+    return max(_within(theirs, ours), _within(ours, theirs), key=len)
 
 
 def _within(some: Fingerprints, others: Fingerprints) -> set[str]:

@@ -194,15 +194,16 @@ def _listed(chosen: Mapping[str, Recipe], kept: Mapping[str, Kept], results: Pat
     for entry in entries:
         blocks.append(Text.assemble((entry.kept.command, "bold"), (OLDER * entry.older, "yellow")))
         blocks.append(Padding(Text(_took(entry), style="dim"), (0, 0, 0, 2)))
-        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 0))
-        for width in (widest, 12, 19, 6, 0):
-            table.add_column(min_width=width)
+        table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+        heads = ("", "paper", "ours", "less", "target")
+        for head, width in zip(heads, (widest, 12, 19, 6, 0), strict=True):
+            table.add_column(head, min_width=width)
         for row in entry.paper.rows:
             table.add_row(*_row(row, entry))
         blocks.append(Padding(table, (0, 0, 1, 2)))
     legend = (
-        "In a line: the figure, the paper's, ours with its 95 % interval over test tasks, ours less the paper's, our target. "
-        "*: transductive. ‖: standard deviation of the seeds. Older settings: the recipe has others now; --again measures by "
+        "±: 95 % interval over test tasks, the paper's as it gives it. less: ours less the paper's. *: transductive. ‖: standard "
+        "deviation of the seeds. Older settings: the recipe has others now; --again measures by "
         f"the old ones. Read from {results}/{'' if kept else ', where none of this is measured yet'}."
     )
     return Group(*blocks, Text(legend, style="dim"))
@@ -220,7 +221,7 @@ def _took(entry: Standing) -> str:
 
 def _row(row: Row, entry: Standing) -> tuple[str, str, str, str, str]:
     """Figure, paper, ours, ours less the paper's, target."""
-    ours, target = entry.kept.ours(row.name), entry.target(row)
+    ours, target = entry.kept.ours(row.name), entry.target(row).partition(",")[0]  # the seeds stand above
     return (
         escape(row.name),
         row.paper,
