@@ -682,6 +682,7 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "a context of true": (lambda: kshot.CAVIA(MLP(4, (5,), 3), context=True), "give a whole number"),
     "full context in words": (lambda: kshot.MatchingNet(encoder(), full_context="no"), "give True or False"),  # type: ignore[arg-type]
     "blocks that halve": (lambda: Conv4(halvings=5), "from 0 to 4"),
+    "means of maps": (lambda: Conv4(average=True, flat=False), "average=True and flat=False"),
     "a head on maps": (lambda: Conv4(5, flat=False), "leave one of them out"),
     "maps too small": (lambda: ConvRelation(size=3), "halves twice"),
 }  # fmt: skip
@@ -773,3 +774,11 @@ def test_a_saved_maml_plus_plus_goes_on_where_it_was(tmp_path: Path) -> None:
     assert {n for n, p in again.named_parameters() if p.requires_grad} == {
         n for n, p in learner.named_parameters() if p.requires_grad
     }
+
+
+def test_the_means_of_maps_are_features() -> None:
+    maps, means = Conv4(width=3, size=16, flat=False), Conv4(width=3, size=16, average=True)
+    means.load_state_dict(maps.state_dict())
+    x = torch.randn(2, 1, 16, 16)
+    assert means.features == 3
+    torch.testing.assert_close(means(x), maps(x).mean((2, 3)))

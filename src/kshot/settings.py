@@ -138,6 +138,13 @@ def flat(settings: Mapping[str, Any], above: str = "") -> Settings:
     return found
 
 
+def changed(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Which settings differ, 'model.width'. One that was not known then, and is off, came with a newer kshot: all is as before."""
+    then, today = flat(was), flat(now)
+    new = {key for key, value in today.items() if key not in then and not value}
+    return [key for key in sorted(then.keys() | today.keys()) if key not in new and then.get(key) != today.get(key)]
+
+
 def _is_plain(value: Any) -> bool:
     return all(map(_is_plain, value)) if isinstance(value, list | tuple) else isinstance(value, _PLAIN)
 

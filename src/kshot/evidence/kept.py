@@ -17,7 +17,7 @@ from kshot.evaluation import HIGHER_IS_BETTER, Evaluation, numbers, shown_in
 from kshot.machine import machine, versions
 from kshot.recipes import Recipe
 from kshot.recipes.paper import Paper, Row, read_paper
-from kshot.settings import describe
+from kshot.settings import changed, describe
 from kshot.types import InputError
 
 ASTRAY = 1e3  # times the median: an error beyond it is of a learner that diverges on this task
@@ -160,7 +160,8 @@ class Kept:
 
     def is_of(self, recipe: Recipe) -> bool:
         """Whether the recipe would be trained so today: by its settings, and by the defaults that they leave."""
-        return trained_by(self.settings) == trained_by(recipe.settings) and self.learner in (None, _described(recipe))
+        same = trained_by(self.settings) == trained_by(recipe.settings)
+        return same and (self.learner is None or not changed(self.learner, _described(recipe)))
 
     def still(self, recipe: Recipe) -> Kept:
         """As far as it is of the recipe, and its figures mean what the recipe's do today: another test is another figure."""

@@ -19,7 +19,8 @@ class Conv4(nn.Module):
     down: 'pool' (2×2 max) or 'stride' (2 in the convolution, cheaper; MAML's choice on Omniglot).
     norm: 'batch' (statistics of the batch at hand: transductive, no running ones), 'running' (keeps running ones too; the
     learner then needs a batch_norm policy), 'group' (8 groups), 'none'.
-    halvings: how many blocks halve, from the first on; flat=False: the maps [B, width, h, w], for learners that compare maps.
+    halvings: how many blocks halve, from the first on. average: each map becomes its mean, D = width; MAML's choice on Omniglot.
+    flat=False: the maps [B, width, h, w], for learners that compare maps.
     Initial weights: Xavier uniform for convolutions and head; biases zero; normalization scale one.
     """
 
@@ -33,6 +34,7 @@ class Conv4(nn.Module):
         down: Literal["pool", "stride"] = "pool",
         norm: Norm = "batch",
         halvings: int = 4,
+        average: bool = False,
         flat: bool = True,
     ) -> None:
         super().__init__()
@@ -43,14 +45,14 @@ class Conv4(nn.Module):
             raise InputError(f"Conv4 has halvings={halvings!r}: it has four blocks, give a whole number from 0 to 4")
         if down == "pool" and size < 2**halvings:
             raise InputError(f"Conv4 halves {halvings} times: size={size} is too small, give at least {2**halvings}")
-        if outputs is not None and not flat:
-            raise InputError(
-                f"Conv4 has outputs={outputs} and flat=False: a head needs flat features, leave one of them out"
-            )
-        self.outputs, self.width, self.channels = outputs, width, channels
+        if not flat and (outputs is not None or average):
+            what = f"outputs={outputs}" if outputs is not None else "average=True"
+            raise InputError(f"Conv4 has {what} and flat=False: that takes flat features, leave one of them out")
+        self.outputs, self.width, self.channels, self.average = outputs, width, channels, average
         self.size, self.down, self.norm, self.halvings, self.flat = size, down, norm, halvings, flat
         blocks = [self._block(channels if i == 0 else width, halves=i < halvings) for i in range(4)]
-        self.body = nn.Sequential(*blocks, *([nn.Flatten()] if flat else []))
+        means = [nn.AdaptiveAvgPool2d(1)] if average else []
+        self.body = nn.Sequential(*blocks, *means, *([nn.Flatten()] if flat else []))
         with torch.no_grad():
             self.features = self.body(torch.zeros(2, channels, size, size))[0].numel()
         self.head: nn.Module = nn.Identity() if outputs is None else nn.Linear(self.features, outputs)

@@ -9,7 +9,7 @@ from typing import Any
 
 from kshot.learner import MetaLearner
 from kshot.machine import machine, versions
-from kshot.settings import Settings, describe, describe_tasks, flat
+from kshot.settings import Settings, changed, describe, describe_tasks, flat
 from kshot.training.options import Training
 from kshot.types import InputError, TaskSource
 
@@ -40,19 +40,12 @@ def origin(settings: Settings, **facts: object) -> dict[str, Any]:
 
 
 def check_same(out: Path, before: Settings, now: Settings, training: Training) -> None:
-    """Raise InputError unless the run in `out` was made from the same settings; it may only be made longer.
-
-    A setting that the run did not know, and that is off, came with a newer kshot, and does what was done before.
-    """
+    """Raise InputError unless the run in `out` was made from the same settings; it may only be made longer."""
     was, new, free = flat(before), flat(now), set(FREE)
     if training.schedule == "constant" and training.steps > was.get("training.steps", training.steps):
         free.add("training.steps")
-    free |= {key for key, value in new.items() if key not in was and not value}
-    changed = [key for key in sorted(was.keys() | new.keys()) if key not in free and was.get(key) != new.get(key)]
-    if changed:
-        what = "; ".join(
-            f"{key.removeprefix('training.')} was {was.get(key)!r}, now {new.get(key)!r}" for key in changed
-        )
+    if keys := [key for key in changed(before, now) if key not in free]:
+        what = "; ".join(f"{key.removeprefix('training.')} was {was.get(key)!r}, now {new.get(key)!r}" for key in keys)
         raise InputError(
             f"{out} holds a run with other settings ({what}): give the same settings to go on with it, or choose another folder"
         )
