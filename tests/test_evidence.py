@@ -182,6 +182,9 @@ def test_a_default_that_changed_makes_a_figure_one_of_older_settings(
     reproduce(place, "--seed", "0")
     kept, recipe = read_kept(place / "results" / "moment.json"), recipes.read(place / "moment.toml")
     assert kept.is_of(recipe)
+    assert kept.learner is not None
+    older = {name: value for name, value in kept.learner.items() if name != "allow_unused"}
+    assert replace(kept, learner=older).is_of(recipe)  # the argument came later, and is off
     monkeypatch.setitem(kshot.MAML.__init__.__kwdefaults__, "allow_unused", True)
     assert not kept.is_of(recipe)
 

@@ -139,7 +139,7 @@ def flat(settings: Mapping[str, Any], above: str = "") -> Settings:
 
 
 def changed(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Which settings differ, 'model.width'. One that was not known then, and is off, came with a newer kshot: all is as before."""
+    """Which settings differ, 'model.width'. One not known then, and off, came with a newer kshot: all is as it was."""
     then, today = flat(was), flat(now)
     new = {key for key, value in today.items() if key not in then and not value}
     return [key for key in sorted(then.keys() | today.keys()) if key not in new and then.get(key) != today.get(key)]
