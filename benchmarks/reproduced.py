@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from tabulated import table
 
 from kshot import recipes
 from kshot.evidence import Kept, Standing, standing
 from kshot.machine import described
-from kshot.recipes.paper import Paper, Row
+from kshot.recipes.paper import Row
 from kshot.settings import flat
 
 __all__ = ["COLLECTED", "OMNIGLOT", "different"]
@@ -22,57 +22,40 @@ TRAINED_BY = re.compile(r"(learner|training|tasks(?!\.(test|val)))\.")
 AS_PAPER, ALONE = "as paper", "each alone"
 
 
-class Measured(NamedTuple):
-    """A recipe of Omniglot, and what was measured of it."""
-
-    name: str
-    standing: Standing
-
-    @property
-    def paper(self) -> Paper:
-        return self.standing.paper
-
-    @property
-    def kept(self) -> Kept:
-        return self.standing.kept
-
-    @property
-    def older(self) -> bool:
-        return self.standing.older
-
-    def rows(self, test: str) -> dict[str, Row]:
-        """By how they are measured: '' is as the recipe says."""
-        found = (row for row in self.paper.rows if row.name.partition(", ")[0] == test)
-        return {row.name.partition(", ")[2]: row for row in found}
-
-    def ours(self, row: Row | None) -> str:
-        found = None if row is None else self.kept.ours(row.name)
-        return "" if found is None else f"{found}{' *' * found.transductive}".replace("*", "\\*")
-
-
-def measured(kept: dict[str, Kept]) -> Iterator[Measured]:
+def measured(kept: dict[str, Kept]) -> Iterator[Standing]:
     for name in (name for name in recipes.names() if name.startswith("omniglot-")):
         found = standing(recipes.read(name), kept.get(name))
         if found is not None and found.measured:
-            yield Measured(name, found)
+            yield found
+
+
+def rows_of(m: Standing, test: str) -> dict[str, Row]:
+    """By how they are measured: '' is as the recipe says."""
+    found = (row for row in m.paper.rows if row.name.partition(", ")[0] == test)
+    return {row.name.partition(", ")[2]: row for row in found}
+
+
+def ours(m: Standing, row: Row | None) -> str:
+    found = None if row is None else m.kept.ours(row.name)
+    return "" if found is None else f"{found}{' *' * found.transductive}".replace("*", "\\*")
 
 
 def omniglot_at_a_glance(kept: dict[str, Kept]) -> str:
     """A row a learner: our figures as they stand, and the paper's."""
     lines = []
     for m in measured(kept):
-        _, trained_on, learner = m.name.split("-", 2)
+        _, trained_on, learner = m.kept.name.split("-", 2)
         used = m.kept.settings["learner"]["name"]
         label = learner if used == learner else f"{learner} ({used})"
-        first, *others = (m.rows(test) for test in OMNIGLOT)
+        first, *others = (rows_of(m, test) for test in OMNIGLOT)
         row = first.get("")
         papers = "" if row is None or row.published is None else row.paper
         if papers and AS_PAPER in first:
-            papers += f"; so tested {m.ours(first[AS_PAPER])}"
+            papers += f"; so tested {ours(m, first[AS_PAPER])}"
         lines.append((
             label + ", of 5-shot tasks" * trained_on.endswith("5s") + " †" * m.older,
-            m.ours(row), alone(m, first), papers,
-            *(m.ours(rows.get("")) + its(rows.get(""), " ({})") for rows in others),
+            ours(m, row), alone(m, first), papers,
+            *(ours(m, rows.get("")) + its(rows.get("")) for rows in others),
             f"{len(m.kept.seeds)} of {m.paper.seeds}",
         ))  # fmt: skip
     one, *more = OMNIGLOT
@@ -81,14 +64,14 @@ def omniglot_at_a_glance(kept: dict[str, Kept]) -> str:
     )
 
 
-def its(row: Row | None, form: str = "{}") -> str:
-    return "" if row is None or row.published is None else form.format(row.paper)
+def its(row: Row | None) -> str:
+    return "" if row is None or row.published is None else f" ({row.paper})"
 
 
-def alone(m: Measured, rows: dict[str, Row]) -> str:
+def alone(m: Standing, rows: dict[str, Row]) -> str:
     """A learner that is not transductive predicts each query alone anyway."""
     plain = m.kept.ours(rows[""].name) if "" in rows else None
-    return "the same" if ALONE not in rows and plain and not plain.transductive else m.ours(rows.get(ALONE))
+    return "the same" if ALONE not in rows and plain and not plain.transductive else ours(m, rows.get(ALONE))
 
 
 def omniglot(kept: dict[str, Kept]) -> str:
@@ -96,47 +79,47 @@ def omniglot(kept: dict[str, Kept]) -> str:
     found = list(measured(kept))
     text = [f"### {test}\n\n{omniglot_test(found, test)}" for test in OMNIGLOT]
     trained = [
-        (f"`{m.name}`", m.paper.source, f"{len(m.kept.seeds)} of {m.paper.seeds}", *minutes(m.kept), m.kept.date)
+        (f"`{m.kept.name}`", m.paper.source, f"{len(m.kept.seeds)} of {m.paper.seeds}", *minutes(m.kept), m.kept.date)
         for m in found
     ]
     heads = ("recipe", "the paper", "seeds", "minutes a training", "budget", "measured")
     text.append("### The papers, and what a training took\n\n" + table(heads, trained))
     machines = sorted({described(seed.machine) for m in found for seed in m.kept.seeds})
     note = f"Minutes on {' or '.join(machines)}."
-    names = {m.name for m in found}
+    names = {m.kept.name for m in found}
     if missing := [name for name in recipes.names() if name.startswith("omniglot-") and name not in names]:
         note += f" Not measured yet: {', '.join(f'`{name}`' for name in missing)}."
     return "\n\n".join([*text, note])
 
 
-def omniglot_test(found: list[Measured], test: str) -> str:
+def omniglot_test(found: list[Standing], test: str) -> str:
     """A row a recipe, and one for each way of measuring it that has no column."""
     lines = []
     for m in found:
-        rows = m.rows(test)
+        rows = rows_of(m, test)
         if "" in rows:
             cells = (
-                m.ours(rows[""]),
-                m.ours(rows.get(AS_PAPER)),
+                ours(m, rows[""]),
+                ours(m, rows.get(AS_PAPER)),
                 alone(m, rows),
                 papers(m, rows),
-                m.standing.target(rows[""]),
+                m.target(rows[""]),
             )
-            lines.append((f"`{m.name}`{' †' * m.older}", *cells))
+            lines.append((f"`{m.kept.name}`{' †' * m.older}", *cells))
         for how in (how for how in rows if how not in ("", AS_PAPER, ALONE)):
-            lines.append((f"– {how}", m.ours(rows[how]), "", "", "", m.standing.target(rows[how])))
+            lines.append((f"– {how}", ours(m, rows[how]), "", "", "", m.target(rows[how])))
     heads = ("`kshot reproduce …`", "ours", AS_PAPER, ALONE, "the paper's", "target")
     used = [i for i, _ in enumerate(heads) if any(line[i] for line in lines)]
     return table([heads[i] for i in used], [[line[i] for i in used] for line in lines])
 
 
-def papers(m: Measured, rows: dict[str, Row]) -> str:
+def papers(m: Standing, rows: dict[str, Row]) -> str:
     """Its figures, and how far ours are from them, as nearly as we measured in the same way."""
     found = []
     for how, says in ((AS_PAPER if AS_PAPER in rows else "", ""), (ALONE, "alone ")):
         if (row := rows.get(how)) is not None and row.published is not None:
-            ours = m.kept.ours(row.name)
-            found.append(f"{says}{row.paper}" + (f" ({row.less(ours.mean)})" if ours else ""))
+            figure = m.kept.ours(row.name)
+            found.append(f"{says}{row.paper}" + (f" ({row.less(figure.mean)})" if figure else ""))
     return ", ".join(found) or "–"
 
 
