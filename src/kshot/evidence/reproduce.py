@@ -16,7 +16,7 @@ from kshot.evidence.kept import Figure, Kept, Seed, of_recipe, read_kept
 from kshot.learner import MetaLearner
 from kshot.learners import alone
 from kshot.machine import machine, versions
-from kshot.recipes import FOLDER, Recipe, names, runs
+from kshot.recipes import FOLDER, Recipe, runs
 from kshot.recipes.paper import Paper, Row
 from kshot.settings import build
 from kshot.training import checkpoint
@@ -225,12 +225,9 @@ def paper_of(recipe: Recipe) -> Paper:
             f"recipe {recipe.name} has no [paper] section, and so no figure to reproduce: `kshot reproduce --list` shows those "
             f"that have; or `kshot train {recipe.name}` and `kshot evaluate`"
         )
-    if recipe.origin not in ("", recipe.name) and recipe.name in names() and not same_file(recipe.origin, recipe.name):
+    ours = FOLDER / f"{recipe.name}.toml"
+    if ours.is_file() and recipe.origin.endswith(".toml") and Path(recipe.origin).resolve() != ours.resolve():
         raise InputError(
             f"{recipe.origin} has the name of a recipe of kshot, and its figures would be taken for that one's: rename the file"
         )
     return recipe.paper
-
-
-def same_file(path: str, name: str) -> bool:
-    return Path(path).resolve() == (FOLDER / f"{name}.toml").resolve()
