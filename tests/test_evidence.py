@@ -24,7 +24,7 @@ from kshot import InputError, Task, evidence, recipes
 from kshot.cli import app
 from kshot.evaluation import Evaluation
 from kshot.evidence import measure_again, reached, read_all, read_kept
-from kshot.evidence.kept import Figure, Ours
+from kshot.evidence.figures import Figure, Ours
 from kshot.evidence.reproduce import Again
 from kshot.recipes.paper import Row, read_paper
 from kshot.tasks import Sinusoids

@@ -13,7 +13,7 @@ from kshot.audit import ENOUGH
 from kshot.cli.terminal import Alone, Changes, Run, Seed, err, evaluated, only_tasks, out, unfinished
 from kshot.evaluation import Evaluation, Point, shown_in
 from kshot.evidence import keep_evaluation, read_evaluation
-from kshot.evidence.kept import shown as figure
+from kshot.evidence.figures import shown as figure
 from kshot.recipes.runs import recipe_of
 from kshot.recipes.runs import train as train_into
 

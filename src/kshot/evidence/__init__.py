@@ -10,7 +10,8 @@ from kshot.evidence.beside import (
     read_evaluation,
     read_figures,
 )
-from kshot.evidence.kept import Figure, Kept, Standing, reached, read_all, read_kept, standing, trained_by
+from kshot.evidence.figures import Figure, reached
+from kshot.evidence.kept import Kept, Standing, read_all, read_kept, standing, trained_by
 from kshot.evidence.reproduce import as_tested, measure_again, paper_of, reproduce
 
 __all__ = [

@@ -14,7 +14,8 @@ from typing import Any
 
 from kshot import atomic
 from kshot.evaluation import Difference, Evaluation, compare, numbers
-from kshot.evidence.kept import Figure, restored
+from kshot.evidence.figures import Figure
+from kshot.evidence.kept import restored
 from kshot.training.checkpoint import fingerprint
 from kshot.types import InputError
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from kshot import atomic, training
 from kshot.evidence.beside import keep_figures
-from kshot.evidence.kept import Figure, Kept, Seed, of_recipe, read_kept
+from kshot.evidence.figures import Figure
+from kshot.evidence.kept import Kept, Seed, of_recipe, read_kept
 from kshot.learner import MetaLearner
 from kshot.learners import alone
 from kshot.machine import machine, versions

@@ -7,7 +7,7 @@ from html import escape
 
 from kshot.audit import ENOUGH
 from kshot.evidence.beside import Comparison, read_comparison, read_figures
-from kshot.evidence.kept import Figure, reached, shown
+from kshot.evidence.figures import Figure, reached, shown
 from kshot.recipes.paper import Paper, read_paper
 from kshot.report.facts import metric_name, scaled
 from kshot.report.sections import Report
