@@ -34,12 +34,12 @@ def each_by_itself(learner: MetaLearner, tasks: TaskSource, seed: int, device: t
     changed: list[Tensor] = []
     unsteady: list[Tensor] = []
     first: list[tuple[Batch, Batch, Tensor, Way]] = []
-    asked, ways = 0, None
-    for batch in _asked(tasks, seed, device):
-        support, query, ways = batch.support, batch.query, batch.support.ways
-        asked += query.x.shape[0] * query.x.shape[1]
+    batches = list(_asked(tasks, seed, device))
+    asked, ways = sum(batch.query.x.shape[:2].numel() for batch in batches), batches[0].query.ways
+    for batch in batches:
+        support, query = batch.support, batch.query
         # Few tasks of many queries are done before it is known which way is the quickest.
-        way = "loop" if not first and asked >= ASKED else choose(learner, Task(support, query), function=answers)
+        way = "loop" if len(batches) == 1 else choose(learner, Task(support, query), function=answers)
         s, q = _order(support, generator), _order(query, generator)
         before = predicted(support, query, way)
         after = predicted(support[s] if learner.order_free else support, query[q], way)

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from kshot import atomic, learners, recipes, training
 from kshot.audit import ENOUGH
-from kshot.cli.terminal import Alone, Changes, Seed, err, evaluated, only_tasks, out, unfinished
+from kshot.cli.terminal import Alone, Changes, Seed, err, evaluated, only_tasks, out, say_if_unfinished
 from kshot.evaluation import Evaluation, shown_in
 from kshot.evidence import (
     Comparison,
@@ -123,8 +123,8 @@ def compare(
     number = recipe.episodes if episodes is None else episodes
     loaded = {place: training.load(place) for place in run}  # before hours of measuring
     trainings = by_recipe(run)
-    for line in filter(None, map(unfinished, loaded)):
-        err.print(line, markup=False, highlight=False, soft_wrap=True)
+    for place in loaded:
+        say_if_unfinished(place)
     found: dict[Path, Evaluation] = {}
     for place, learner in loaded.items():
         try:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from kshot import learners, recipes, training
 from kshot.audit import ENOUGH
-from kshot.cli.terminal import Alone, Changes, Run, Seed, err, evaluated, only_tasks, out, unfinished
+from kshot.cli.terminal import Alone, Changes, Run, Seed, evaluated, only_tasks, out, say_if_unfinished
 from kshot.evaluation import Evaluation, Point, shown_in
 from kshot.evidence import keep_evaluation, read_evaluation
 from kshot.evidence.figures import shown as figure
@@ -58,8 +58,7 @@ def evaluate_run(
     recipe = recipe_of(run, change)
     number = recipe.episodes if episodes is None else episodes
     learner = training.load(run)
-    if line := unfinished(run):
-        err.print(line, markup=False, highlight=False, soft_wrap=True)
+    say_if_unfinished(run)
     learner = learners.alone(learner) if alone else learner
     found = evaluated(learner, recipe, recipe.tasks("test"), number, seed)
     out.print(_evaluation_table(recipe, found))

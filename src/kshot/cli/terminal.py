@@ -72,14 +72,16 @@ def only_tasks(changes: list[str]) -> None:
             )
 
 
-def unfinished(run: Path) -> str:
-    """A sentence where its training was not done to the end."""
+def say_if_unfinished(run: Path) -> None:
+    """That its training was not done to the end."""
     last = run / checkpoint.LAST
     state = checkpoint.read(last)[0]["state"] if last.is_file() else None
     if state is None:  # there was nothing to train
-        return ""
+        return
     done, wanted = state["step"], state["settings"]["training"]["steps"]
-    return f"{run} was trained for {done:,} of {wanted:,} steps so far" if done < wanted else ""
+    if done < wanted:
+        line = f"{run} was trained for {done:,} of {wanted:,} steps so far"
+        err.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def evaluated(learner: MetaLearner, recipe: Recipe, tasks: Any, episodes: int, seed: int, **options: Any) -> Evaluation:
