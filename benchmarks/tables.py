@@ -20,6 +20,7 @@ from reproduced import COLLECTED, OMNIGLOT, different
 from tabulated import counted, table
 
 from kshot import atomic, recipes
+from kshot.evaluation import written
 from kshot.evidence import read_all
 from kshot.machine import described
 from kshot.settings import flat
@@ -29,8 +30,12 @@ PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in ("result
 Result = dict[str, Any]
 
 
-def percent(row: Result) -> str:
-    return f"{100 * row['accuracy']:.2f} ± {100 * row['interval']:.2f}"
+def percent(row: Result, name: str = "accuracy", interval: str = "interval", signed: bool = False) -> str:
+    return written("accuracy", 100 * row[name], 100 * row[interval], signed)
+
+
+def error(row: Result, name: str = "mse", interval: str = "interval", signed: bool = False) -> str:
+    return written("mse", row[name], row[interval], signed)
 
 
 def source(result: Result) -> str:
@@ -49,7 +54,7 @@ def glyph_learners(r: Result) -> str:
         (
             x["learner"] + (" *" if x["transductive"] else ""),
             x["family"],
-            *(f"{100 * x[f'accuracy, {k} shot']:.1f} ± {100 * x[f'interval, {k} shot']:.1f}" for k in (1, 5)),
+            *(percent(x, f"accuracy, {k} shot", f"interval, {k} shot") for k in (1, 5)),
             *costs(x),
         )
         for x in sorted(r["rows"], key=lambda x: -x["accuracy, 1 shot"])
@@ -65,7 +70,7 @@ def sinusoid_learners(r: Result) -> str:
         (
             x["learner"],
             x["family"],
-            *(f"{x[f'mse, {k} points']:.3f} ± {x[f'interval, {k} points']:.3f}" for k in (5, 10)),
+            *(error(x, f"mse, {k} points", f"interval, {k} points") for k in (5, 10)),
             *costs(x),
         )
         for x in sorted(r["rows"], key=lambda x: x["mse, 10 points"])
@@ -76,12 +81,12 @@ def sinusoid_learners(r: Result) -> str:
 
 def strategy(r: Result) -> str:
     def shown(x: Result, name: str) -> str:
-        return "diverges" if x["mse"] is None or x["mse"] > 100 else f"{x[name]:.2f} ± {x[name + ', interval']:.2f}"
+        return "diverges" if x["mse"] is None or x["mse"] > 100 else error(x, name, f"{name}, interval")
 
     rows = []
     for x in r["rows"]:
         x = {**x, "mse, interval": x["interval"]}
-        gain = "" if x["rule"].startswith("fixed") else shown(x, "better by").replace("-", "−")
+        gain = "" if x["rule"].startswith("fixed") else shown(x, "better by")
         rows.append((x["rule"], shown(x, "mse"), gain, x["parameters"]))
     best = r["settings"]["best fixed rate"]
     return table(("inner rule", "squared error", f"better than {best}, task by task", "its parameters"), rows) + source(
@@ -94,7 +99,7 @@ def across(r: Result) -> str:
     rows, last, beside = [], "", r["rows"][0]
     for x in r["rows"]:
         question = "" if x["question"] == last else x["question"]
-        gap = f"{100 * x['gap']:+.2f} ± {100 * x['gap, interval']:.2f}".replace("-", "−") if "gap" in x else ""
+        gap = percent(x, "gap", "gap, interval", signed=True) if "gap" in x else ""
         beside = beside if gap else x
         what = next((key for key in ("trained on", "tested on") if x[key] != beside[key]), "")
         than = f"{what} {beside[what].partition(':')[0]}" if what else ""
@@ -113,7 +118,7 @@ def sinusoid(r: Result) -> str:
     steps = sorted({x["steps"] for x in r["rows"]})
     rows = []
     for learner in dict.fromkeys(x["learner"] for x in r["rows"]):
-        found = {x["steps"]: f"{x['mse']:.3f} ± {x['interval']:.3f}" for x in r["rows"] if x["learner"] == learner}
+        found = {x["steps"]: error(x) for x in r["rows"] if x["learner"] == learner}
         rows.append((learner, *(found[s] for s in steps)))
     return table(("squared error after", *map(counted, steps)), rows) + source(r)
 
@@ -122,18 +127,16 @@ def navigation(r: Result) -> str:
     steps = sorted({x["steps"] for x in r["rows"]})
     rows = []
     for learner in dict.fromkeys(x["learner"] for x in r["rows"]):
-        found = {x["steps"]: f"{x['return']:.1f} ± {x['interval']:.1f}" for x in r["rows"] if x["learner"] == learner}
-        rows.append((learner, *(found[s].replace("-", "−") for s in steps)))
+        found = {x["steps"]: error(x, "return") for x in r["rows"] if x["learner"] == learner}
+        rows.append((learner, *(found[s] for s in steps)))
     heads = ("return after", *map(counted, steps))
     return table(heads, rows) + source(r)
 
 
 def parkinsons(r: Result) -> str:
     def cells(x: Result) -> tuple[str, str]:
-        gap = (
-            "" if x["learner"].startswith("RidgeNet") else f"{x['more than RidgeNet']:+.2f} ± {x['gap, interval']:.2f}"
-        )
-        return f"{x['mse']:.2f} ± {x['interval']:.2f}", gap.replace("-", "−")
+        first = x["learner"].startswith("RidgeNet")
+        return error(x), "" if first else error(x, "more than RidgeNet", "gap, interval", signed=True)
 
     shown = {(x["learner"].partition(",")[0], x["day"]): cells(x) for x in r["rows"]}
     rows = [(name, *shown[name, True], *shown[name, False]) for name in dict.fromkeys(name for name, _ in shown)]
@@ -141,14 +144,15 @@ def parkinsons(r: Result) -> str:
     return table(heads, rows) + source(r)
 
 
+TF_IDF = (("accuracy",), ("tf-idf", "tf-idf, interval"), ("better by", "better by, interval"))
+
+
 def intents(r: Result) -> str:
     rows = [
         (
             x["dataset"],
             x["shots"],
-            f"{100 * x['accuracy']:.1f} ± {100 * x['interval']:.1f}",
-            f"{100 * x['tf-idf']:.1f} ± {100 * x['tf-idf, interval']:.1f}",
-            f"{100 * x['better by']:.1f} ± {100 * x['better by, interval']:.1f}",
+            *(percent(x, *names) for names in TF_IDF),
             f"{x['training seconds a split']:.0f}",
         )
         for x in r["rows"]
@@ -323,11 +327,11 @@ def chosen_by(x: Result | None) -> str:
     if x is None:
         return ""
     if x["metric"] == "accuracy":
-        return percent({"accuracy": x["mean"], "interval": x["interval"]})
+        return percent(x, "mean")
     if x["mean"] is None:
         strays = x["diverges on tasks"]
         return f"median {x['median']:.3f}; diverges on {strays} task{'s' * (strays > 1)}"
-    return f"{x['mean']:.3f} ± {x['interval']:.3f}"
+    return error(x, "mean")
 
 
 SOME_STEPS, SOME_SHOTS = (0, 1, 5, 20), (1, 2, 5, 10, 15)
@@ -336,7 +340,7 @@ SOME_STEPS, SOME_SHOTS = (0, 1, 5, 20), (1, 2, 5, 10, 15)
 def learning_speed(r: Result) -> str:
     def at(points: list[dict[str, float]], where: int) -> str:
         found = next((p for p in points if p["at"] == where), None)
-        return f"{100 * found['accuracy']:.1f} ± {100 * found['interval']:.1f}" if found else ""
+        return percent(found) if found else ""
 
     kept = read_all(ROOT / "results")
     stale = {x["learner"] for x in r["rows"] if of_another(x, kept)}

@@ -22,10 +22,11 @@ from typer.testing import CliRunner
 import kshot
 from kshot import InputError, Task, evidence, recipes
 from kshot.cli import app
-from kshot.evaluation import Evaluation
+from kshot.evaluation import Evaluation, figure, written
 from kshot.evidence import measure_again, reached, read_all, read_kept
 from kshot.evidence.figures import Figure, Ours
 from kshot.evidence.reproduce import Again
+from kshot.intervals import mean_interval
 from kshot.recipes.paper import Row, read_paper
 from kshot.tasks import Sinusoids
 
@@ -391,6 +392,25 @@ def test_a_target_is_reached_or_not() -> None:
     assert reached(row, None) is None
 
 
+@pytest.mark.parametrize(
+    ("metric", "mean", "interval", "wanted"),
+    [
+        ("accuracy", 98.307, 0.206, "98.31 ± 0.21"),
+        ("accuracy", 25, 1, "25.00 ± 1.00"),
+        ("mse", 0.09318, 0.00432, "0.0932 ± 0.0043"),
+        ("mse", 0.00042, 0.00003, "0.000420 ± 0.000030"),
+        ("return", -1234.56, 23.4, "−1,235 ± 23"),
+        ("mse", 3.2e12, 1e12, "3.2e+12 ± 1.0e+12"),
+        ("mse", 0.5, float("nan"), "0.50"),
+        ("mse", float("nan"), float("nan"), "not a number"),
+    ],
+)
+def test_a_figure_has_as_many_digits_as_its_interval_bears_out(
+    metric: str, mean: float, interval: float, wanted: str
+) -> None:
+    assert written(metric, mean, interval) == wanted
+
+
 def test_a_learner_that_diverges_is_kept_as_such(place: Path) -> None:
     astray = RECIPE.replace("eval_steps = 3", "eval_steps = 40").replace("lr = 0.01", "lr = 1.0")
     (place / "moment.toml").write_text(astray.replace("[paper]", "[evaluation]\nepisodes = 40\nfew = true\n\n[paper]"))
@@ -404,7 +424,7 @@ def test_a_learner_that_diverges_is_kept_as_such(place: Path) -> None:
     comparison = place / "runs" / "moment-seed0" / "comparison.json"
     comparison.write_text(re.sub(r'"(mean|interval)": [^,\n]+', r'"\1": null', comparison.read_text()))
     command(place, "report", runs[0])
-    assert "nan" in (Path(runs[0]) / "report.html").read_text()
+    assert "not a number" in (Path(runs[0]) / "report.html").read_text()
     kept = read_kept(place / "results" / "moment.json")
     ours = kept.ours("three steps, 10 points")
     assert ours is not None
@@ -449,11 +469,13 @@ def test_a_mean_that_a_few_tasks_make_is_shown_as_such(place: Path) -> None:
     seeds = [kept.seeds[0], kept.seeds[1].with_figures({"one step": figure})]
     ours = replace(kept, seeds=seeds).ours("one step")
     other = kept.seeds[0].figures["one step"]
-    steady = f"{other.mean:.3f} ± {other.interval:.3f}"
+    steady = written("mse", other.mean, other.interval)
     assert str(ours) == f"1 of 2 seeds diverges on 2 of 600 tasks, median error 1.000; without it {steady}"
     milder = replace(figure, mean=other.mean + 2.0)
     both = replace(kept, seeds=[seeds[0], seeds[1].with_figures({"one step": milder})]).ours("one step")
-    assert str(both).startswith(f"{other.mean + 1:.3f} ± ")  # the mean of all, as long as it says something
+    assert str(both).startswith(
+        f"{written('mse', other.mean + 1, other.interval).split('±')[0]}± "
+    )  # the mean of all, as long as it says something
     assert str(both).endswith(f"; without it {steady}")
     assert not reached(Row("one step", target=10.0), ours)  # not by the others alone
     alone = replace(kept, seeds=seeds[1:]).ours("one step")
@@ -609,7 +631,7 @@ def test_runs_are_compared_on_the_same_tasks(place: Path) -> None:
     said = command(place, "compare", a, b, "--episodes", "60", "--json", str(place / "compared.json"))
     runs = json.loads((place / "compared.json").read_text())["runs"]
     gaps = [y - x for x, y in zip(runs[0]["values"], runs[1]["values"], strict=True)]
-    assert f"{sum(gaps) / 60:+.3g}" in said
+    assert figure("mse", *mean_interval(gaps), signed=True) in said
     assert "the same 60 test tasks for all" in said
     assert "would change how the run was trained" in command(
         place, "compare", a, b, "--set", "learner.eval_steps=5", code=2
@@ -634,7 +656,7 @@ def test_seeds_of_one_recipe_are_trainings_of_one_learner(place: Path) -> None:
     said = command(place, "compare", *runs, "--episodes", "60", "--json", str(place / "compared.json"))
     found = [Evaluation.from_dict(e) for e in json.loads((place / "compared.json").read_text())["runs"] if e.pop("run")]
     gap = kshot.compare(found[1::2], found[::2])
-    assert f"{gap.mean:+.3g} ± {gap.interval:.2g}, paired: {gap.verdict}" in said
+    assert f"{figure('mse', gap.mean, gap.interval, signed=True)}, paired: {gap.verdict}" in said
     assert said.count("and 1 more training of it") == 2
     assert "over trainings, too" in said
     command(place, "report", runs[0])
@@ -656,7 +678,7 @@ def test_the_report_shows_what_was_checked_the_paper_and_other_runs(place: Path)
         "Seed 0 gives the same tasks again.",
         "Support and query share no example",
         "Beside the paper (Nobody 1999)",
-        f"{figure.mean:.2f} ± {figure.interval:.2f}",
+        str(figure),
         "0.5 ± 0.1",
         "Other runs on the very same 60 tasks",
         b,

@@ -21,7 +21,7 @@ import kshot
 from kshot import Batch, InputError, MetaLearner, Task, meta_loss
 from kshot.functional import call
 from kshot.learner import mse_loss
-from kshot.learners import LEARNERS
+from kshot.learners import LEARNERS, svm
 from kshot.models import MLP, Conv4, ConvRelation, GaussianPolicy, ResNet12
 from kshot.rules import SGD, Adam, Curvature, LSTMRule, RMSprop, StrategyNetwork
 from tests.conftest import classification, regression, trajectories
@@ -468,7 +468,8 @@ def test_other_queries_do_not_matter_unless_declared(case: Case) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(LEARNERS))
-def test_memory_does_not_grow_over_a_thousand_steps(name: str) -> None:
+def test_memory_does_not_grow_over_a_thousand_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(svm, "ITERATIONS", 4)  # forty to the optimum take most of a minute
     case = CASES[name]
     learner, tasks = case.build(), case.tasks(tasks=2)
     trained = [p for p in learner.parameters() if p.requires_grad]

@@ -18,7 +18,7 @@ from rich.text import Text
 from kshot import atomic, learners, recipes, training
 from kshot.audit import ENOUGH
 from kshot.cli.terminal import Alone, Changes, Seed, err, evaluated, only_tasks, out, say_if_unfinished
-from kshot.evaluation import Evaluation, shown_in
+from kshot.evaluation import Evaluation, figure
 from kshot.evidence import (
     Comparison,
     Kept,
@@ -165,20 +165,19 @@ def by_recipe(run: Sequence[Path]) -> list[list[Path]]:
 
 def _compared(run: str, c: Comparison) -> Group:
     """Each run by its name, which may be long, and below it what it has."""
-    scale, unit = shown_in(c.metric)
     blocks: list[RenderableType] = []
 
     def block(name: str, of: Comparison | Other, more: str = "") -> None:
         if (more_of_it := of.trainings - 1) > 0:
             name += f" and {more_of_it} more training{'s' * (more_of_it > 1)} of it"
         note = ", transductive" if of.transductive else ""
-        figure = f"{c.metric} {scale * of.mean:.4g} ± {scale * of.interval:.2g}{unit}{note}{more}"
-        blocks.extend((Text(name, style="bold"), Padding(Text(figure), (0, 0, 0, 2))))
+        has = f"{c.metric} {figure(c.metric, of.mean, of.interval)}{note}{more}"
+        blocks.extend((Text(name, style="bold"), Padding(Text(has), (0, 0, 0, 2))))
 
     block(run, c)
     for other in c.others:
         d = other.difference
-        gap = f"; against the first {scale * d.mean:+.3g} ± {scale * d.interval:.2g}{unit}, paired: {d.verdict}"
+        gap = f"; against the first {figure(c.metric, d.mean, d.interval, signed=True)}, paired: {d.verdict}"
         block(other.run, other, gap + ", of one training" * (d.shown and d.trainings == 1))
     few = f", fewer than the {ENOUGH} of papers" if c.episodes < ENOUGH else ""
     note = f"the same {c.episodes:,} test tasks for all{few}, seed {c.seed}; 95 % intervals over {c.over}, {c.caveat}"

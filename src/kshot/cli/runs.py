@@ -11,9 +11,9 @@ from rich.table import Table
 from kshot import learners, recipes, training
 from kshot.audit import ENOUGH
 from kshot.cli.terminal import Alone, Changes, Run, Seed, evaluated, only_tasks, out, say_if_unfinished
-from kshot.evaluation import Evaluation, Point, shown_in
+from kshot.evaluation import Evaluation, Point, figure, shown_in
 from kshot.evidence import keep_evaluation, read_evaluation
-from kshot.evidence.figures import shown as figure
+from kshot.evidence.figures import shown
 from kshot.recipes.runs import recipe_of
 from kshot.recipes.runs import train as train_into
 
@@ -80,18 +80,17 @@ def report(run: Run, seed: Seed = 0) -> None:
 def _evaluation_table(recipe: recipes.Recipe, found: Evaluation) -> Table:
     scale, unit = shown_in(found.metric)
 
-    def shown(mean: float, interval: float) -> str:
-        return " ± ".join(figure(found.metric, scale * value) for value in (mean, interval)) + unit
-
     def curve(points: list[Point]) -> str:
         widest = short(max(p.interval for p in points))
         return "   ".join(f"{p.at}: {short(p.mean)}" for p in points) + f"{unit}   (each ± {widest} or less)"
 
     def short(value: float) -> str:
-        return f"{scale * value:.1f}" if scale == 100 else figure(found.metric, value)
+        return f"{scale * value:.1f}" if scale == 100 else shown(found.metric, value)
 
     table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row(f"[bold]{found.metric}[/]", f"[bold]{shown(found.mean, found.interval)}[/]  (95 % interval)")
+    table.add_row(
+        f"[bold]{found.metric}[/]", f"[bold]{figure(found.metric, found.mean, found.interval)}[/]  (95 % interval)"
+    )
     table.add_row("tasks", f"{found.episodes:,} of unseen {recipe.settings['tasks']['name']}, seed {found.seed}")
     if found.few:
         table.add_row("", f"a quick look: papers average over {ENOUGH} or more")

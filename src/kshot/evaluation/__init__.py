@@ -7,8 +7,11 @@ from kshot.evaluation.found import (
     Evaluation,
     Point,
     compare,
+    figure,
     numbers,
+    rounded,
     shown_in,
+    written,
 )
 from kshot.evaluation.measure import evaluate, measure, score
 from kshot.evaluation.protocol import SHOTS, TASKS_AT_ONCE, fingerprint, nth_task, stream
@@ -23,11 +26,14 @@ __all__ = [
     "Point",
     "compare",
     "evaluate",
+    "figure",
     "fingerprint",
     "measure",
     "nth_task",
     "numbers",
+    "rounded",
     "score",
     "shown_in",
     "stream",
+    "written",
 ]

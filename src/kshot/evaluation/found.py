@@ -13,11 +13,37 @@ from kshot.intervals import mean_interval, widened
 from kshot.types import InputError
 
 HIGHER_IS_BETTER = ("accuracy", "return")  # of the metrics; of others lower is
+HUGE = 1e6
 
 
 def shown_in(metric: str) -> tuple[float, str]:
     """Factor and unit for whom a figure is shown: an accuracy is a share, and is read in percent."""
     return (100.0, " %") if metric == "accuracy" else (1.0, "")
+
+
+def figure(metric: str, mean: float, interval: float, signed: bool = False) -> str:
+    """'98.31 ± 0.21 %', of a share 0.9831."""
+    scale, unit = shown_in(metric)
+    return written(metric, scale * mean, scale * interval, signed) + unit
+
+
+def written(metric: str, mean: float, interval: float, signed: bool = False) -> str:
+    """'98.31 ± 0.21', of an accuracy in percent."""
+    shown, off = rounded(metric, mean, interval)
+    return "+" * (signed and mean >= 0) + shown + (f" ± {off}" if off else "")
+
+
+def rounded(metric: str, mean: float, interval: float) -> tuple[str, str]:
+    """An accuracy in percent has two decimals, others as many as the interval bears out; nothing for what is no number."""
+    if not math.isfinite(mean):
+        return "not a number", ""
+    known = math.isfinite(interval)
+    if abs(mean) >= HUGE:  # of a learner that diverges
+        return f"{mean:.1e}".replace("-", "−"), f"{interval:.1e}" if known else ""
+    places = 2
+    if metric != "accuracy" and known and interval > 0:
+        places = min(max(1 - math.floor(math.log10(interval)), 0), 6)
+    return f"{mean:,.{places}f}".replace("-", "−"), f"{interval:,.{places}f}" if known else ""
 
 
 @dataclass(frozen=True)
@@ -69,12 +95,8 @@ class Evaluation:
         return self.episodes < ENOUGH
 
     def __str__(self) -> str:
-        scale, unit = shown_in(self.metric)
         note = (", fewer than papers use" if self.few else "") + (", transductive" if self.transductive else "")
-        return (
-            f"{self.metric} {scale * self.mean:.4g}{unit} ± {scale * self.interval:.2g} "
-            f"(95 % interval over {self.over}{note})"
-        )
+        return f"{self.metric} {figure(self.metric, self.mean, self.interval)} (95 % interval over {self.over}{note})"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -125,10 +147,9 @@ class Difference:
         return "better" if (self.mean > 0) == (self.metric in HIGHER_IS_BETTER) else "worse"
 
     def __str__(self) -> str:
-        scale, unit = shown_in(self.metric)
         paired = f"paired over {over(self.episodes, self.groups)}"
         paired += f", and over {self.trainings} trainings" * (self.trainings > 1)
-        return f"{scale * self.mean:+.4g}{unit} ± {scale * self.interval:.2g} ({paired}): {self.verdict}"
+        return f"{figure(self.metric, self.mean, self.interval, signed=True)} ({paired}): {self.verdict}"
 
 
 def over(episodes: int, groups: int) -> str:

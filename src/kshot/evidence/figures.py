@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from kshot.audit import ENOUGH
-from kshot.evaluation import HIGHER_IS_BETTER, Evaluation, shown_in
+from kshot.evaluation import HIGHER_IS_BETTER, Evaluation, rounded, shown_in, written
 from kshot.machine import versions
 from kshot.recipes.paper import Row
 
@@ -51,7 +51,7 @@ class Figure:
         )  # fmt: skip
 
     def __str__(self) -> str:
-        return f"{shown(self.metric, self.mean)} ± {shown(self.metric, self.interval)}{_few(self.episodes)}"
+        return written(self.metric, self.mean, self.interval) + _few(self.episodes)
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ class Ours:
             without = "" if self.steady is None else f"; without {'it' if a.seeds == 1 else 'them'} {self.steady}"
             of_all = f"{replace(self, astray=None)}; " if self.mean < ASTRAY * a.median else ""
             return f"{of_all}{diverges}{without}"
-        spread = f" ‖ {shown(self.metric, self.spread)}" if self.spread is not None else ""
-        return f"{shown(self.metric, self.mean)} ± {shown(self.metric, self.interval)}{spread}{_few(self.episodes)}"
+        spread = f" ‖ {rounded(self.metric, self.spread, self.spread)[0]}" if self.spread is not None else ""
+        return written(self.metric, self.mean, self.interval) + spread + _few(self.episodes)
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def _figures(
     found = {}
     for row in rows:
         found[row.name] = measured(recipe, row, learner)
-        say(f"seed {seed}: {row.name}: {found[row.name].mean:.4g} ± {found[row.name].interval:.2g}")
+        say(f"seed {seed}: {row.name}: {found[row.name]}")
     return found
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kshot.evaluation import Evaluation, Point, shown_in
+from kshot.evaluation import Evaluation, Point, rounded, shown_in
 from kshot.settings import flat
 from kshot.training.loop import RUN
 from kshot.training.progress import METRICS, read_metrics
@@ -107,16 +107,9 @@ def scaled(metric: str) -> tuple[float, str]:
 
 
 def with_interval(found: Evaluation | Point, metric: str) -> tuple[str, str, str]:
-    """('98.31', '0.20', '%'): as many digits as the interval bears out."""
+    """('98.31', '0.20', '%')."""
     factor, unit = scaled(metric)
-    mean, interval = factor * found.mean, factor * found.interval
-    if not math.isfinite(mean):
-        return "not a number", "", ""
-    places = 2
-    if math.isfinite(interval) and interval > 0:
-        places = min(max(1 - math.floor(math.log10(interval)), 0), 6)
-    text = f"{mean:,.{places}f}".replace("-", "−")
-    return text, f"{interval:,.{places}f}" if math.isfinite(interval) else "", unit
+    return *rounded(metric, factor * found.mean, factor * found.interval), unit if math.isfinite(found.mean) else ""
 
 
 def joined(mean: str, interval: str, unit: str) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from html import escape
 
 from kshot.audit import ENOUGH
+from kshot.evaluation import written
 from kshot.evidence.beside import Comparison, read_comparison, read_figures
-from kshot.evidence.figures import Figure, reached, shown
+from kshot.evidence.figures import Figure, reached
 from kshot.recipes.paper import Paper, read_paper
 from kshot.report.facts import metric_name, scaled
 from kshot.report.sections import Report
@@ -63,8 +64,8 @@ def _beside_paper(paper: Paper, figures: dict[str, Figure]) -> str:
 def _beside_others(r: Report, c: Comparison) -> str:
     factor, unit = scaled(c.metric)
 
-    def of(mean: float, interval: float, sign: str = "") -> str:
-        return f"{sign}{shown(c.metric, factor * mean)} ± {shown(c.metric, factor * interval)}".replace("-", "−")
+    def of(mean: float, interval: float, signed: bool = False) -> str:
+        return written(c.metric, factor * mean, factor * interval, signed)
 
     def name(run: str, trainings: int) -> str:
         return run + (f", {trainings} trainings" if trainings > 1 else "")
@@ -72,7 +73,7 @@ def _beside_others(r: Report, c: Comparison) -> str:
     rows = [(name(f"{r.run} (this run)", c.trainings), of(c.mean, c.interval) + " *" * c.transductive, "", "")]
     for other in c.others:
         d = other.difference
-        gap = of(d.mean, d.interval, "+" if d.mean >= 0 else "")
+        gap = of(d.mean, d.interval, signed=True)
         rows.append(
             (
                 name(other.run, other.trainings),
