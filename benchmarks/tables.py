@@ -309,7 +309,10 @@ def choices(r: Result) -> str:
         for x in trained:
             changed = [f"`{change}`" for change in different(x["settings"], now) if "training.steps=" not in change]
             changed += [f"`{change}` at test" for change in x["at test"]]
-            changed += [f"`{key}={value}` at test" for key, value in x.get("tests", {}).items()]
+            own = now["tasks"].get("test", {})
+            changed += [
+                f"`{key}={value}` at test" for key, value in x.get("tests", {}).items() if own.get(key) != value
+            ]
             cells = [chosen_by(x["figures"].get(figure)) for figure in measured]
             steps = x["settings"]["training"].get("steps", 0)
             lines.append((steps, len(changed), ", ".join(changed) or "as it is", f"{x['episodes']:,}", cells))

@@ -7,14 +7,17 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
+import kshot
 from kshot import recipes
 from kshot.evidence import reached, read_all, standing, trained_by
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 choices, pictures, reproduced, tables = map(importlib.import_module, ("choices", "pictures", "reproduced", "tables"))
+benchmark = importlib.import_module("evidence")
 sys.path.pop(0)
 
 
@@ -38,9 +41,9 @@ def test_every_result_stands_on_a_page() -> None:
 
 def test_a_changed_result_would_be_noticed() -> None:
     page = (ROOT / "docs" / "results.md").read_text()
-    number = json.loads((ROOT / "results" / "sinusoid.json").read_text())["rows"][1]["mse"]
-    assert f"{number:.3f}" in page
-    assert tables.filled(page.replace(f"{number:.3f}", "0.001")) == page
+    number = tables.error(json.loads((ROOT / "results" / "sinusoid.json").read_text())["rows"][1])
+    assert number in page
+    assert tables.filled(page.replace(number, "0.001")) == page
 
 
 def test_a_choice_says_what_was_different_from_the_recipe_as_it_is_now() -> None:
@@ -65,6 +68,28 @@ def test_a_choice_says_what_was_different_from_the_recipe_as_it_is_now() -> None
         "| 9 | `learner.rule.lr=0.3`, `eval_steps=5` at test | 600 | 25.00 ± 1.00 |  |",
         f"| {steps} | `eval_steps=5` at test | 600 | 12.50 ± 1.00 | 75.00 ± 1.00 |",
     ]
+
+
+def test_a_choice_is_trained_once_and_its_figures_gather_in_one_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for module in (choices, benchmark):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    name, changes = "sinusoid-maml-paper", ["training.steps=4", "training.validate_every=4", "evaluation.episodes=600"]
+    given = ["choices.py", name, *(word for change in changes for word in ("--set", change))]
+    for more in (("--figure", "10 points, 1 step"), ("--figure", "10 points, 5 steps"), ("--at-test", "eval_steps=2")):
+        monkeypatch.setattr(sys, "argv", [*given, *more, "--figure", "10 points, 1 step"])
+        choices.main()
+    plain, with_two = json.loads((tmp_path / "choices.json").read_text())["rows"]
+    assert set(plain["figures"]) == {"10 points, 1 step", "10 points, 5 steps"}
+    assert with_two["at test"] == ["eval_steps=2"]
+    (run,) = (tmp_path / "runs" / "choices").iterdir()  # all three are of it
+    learner = kshot.load(run, eval_steps=1)
+    again = kshot.evaluate(learner, recipes.read(name).tasks("test"), 600, choices.OTHER_SEED, curves=False)
+    assert plain["figures"]["10 points, 1 step"]["mean"] == again.mean
+    shown = tables.error(plain["figures"]["10 points, 1 step"], "mean")
+    assert f"| 4 | `training.validate_every=4` | 600 | {shown} |" in tables.choices({"rows": [plain, with_two]})
 
 
 def test_whatever_a_training_depends_on_is_a_difference() -> None:
