@@ -6,6 +6,7 @@ import shutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 import kshot
 from kshot import InputError, MetaLearner, Task, meta_loss
-from kshot.compiled import NotCompiled, add_gradient, forecast, inputs, record
+from kshot.compiled import NotCompiled, _pool, add_gradient, forecast, inputs, record
 from kshot.hypergradients import Evolution, Implicit, hypergradient
 from kshot.models import MLP, Conv4
 from kshot.rules import SGD
@@ -221,6 +222,8 @@ def test_pieces_run_side_by_side_and_others_keep_their_threads() -> None:
         torch.testing.assert_close([value, *gradient], wanted, rtol=1e-5, atol=1e-6)
         again = step(learner, tasks)[1]
         assert all(torch.equal(a, b) for a, b in zip(gradient, again, strict=True) if a is not None and b is not None)
+        both = Barrier(2)  # so that each of the two is asked
+        assert list(_pool(2).map(lambda _: (both.wait(), torch.get_num_threads())[1], range(2))) == [1, 1]
         with ThreadPoolExecutor(1) as pool:
             assert pool.submit(torch.get_num_threads).result() == 2
     finally:

@@ -117,11 +117,16 @@ def _is_random(node: Node) -> bool:
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Each runs with one thread of its own: compiled code holds no lock, and small tasks are better apart than shared."""
     before = torch.get_num_threads()
-    found = ThreadPoolExecutor(threads, "kshot-step", initializer=torch.set_num_threads, initargs=(1,))
+    found = ThreadPoolExecutor(threads, "kshot-step", initializer=_with_one_thread)
     all_there = Barrier(threads)
     list(found.map(lambda _: all_there.wait(), range(threads)))
     torch.set_num_threads(before)  # torch takes the last one said for all threads that are still to start
     return found
+
+
+def _with_one_thread() -> None:
+    torch.get_num_threads()  # a thread takes the number last said when it is first asked, whatever it was told before
+    torch.set_num_threads(1)
 
 
 def forecast(recorded: GraphModule, learner: MetaLearner, tasks: Task, size: int) -> tuple[float, float]:
