@@ -68,6 +68,16 @@ def test_the_archives_are_read_once_and_kept(root):
     assert again.names == data.names
 
 
+def test_what_was_read_before_is_read_again_when_the_file_is_another(root):
+    omniglot("val", root=root)
+    first = omniglot("val", root=root)
+    assert omniglot("val", root=root) is first
+    with np.load(root / "omniglot28.npz") as file:
+        other = {**file, "images": 255 - file["images"]}
+    np.savez(root / "omniglot28.npz", **other)
+    assert torch.equal(omniglot("val", root=root).storage.x, 255 - first.storage.x)
+
+
 def test_splits_are_disjoint(root):
     parts = [omniglot(split, root=root) for split in ("train", "val", "test")]
     assert [len(p) for p in parts] == [16, 8, 8]

@@ -11,6 +11,7 @@ import io
 import warnings
 import zipfile
 import zlib
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,7 +64,19 @@ def omniglot(
         raise InputError(f"Omniglot has no split {split!r}: choose one of {', '.join(SPLITS)}")
     if not isinstance(size, int) or size < 1:
         raise InputError(f"size={size!r} is no side of an image: give a whole number of at least 1, 28 in the papers")
-    names, images = _drawings(_root(root), size, download)
+    place = _root(root)
+    decoded = place / f"omniglot{size}.npz"
+    if not decoded.is_file():
+        return _classes(split, size, *_drawings(place, decoded, size, download))
+    return _read(split, size, decoded, decoded.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)  # a recipe asks for its splits again and again, and to tell their classes takes seconds
+def _read(split: Split, size: int, decoded: Path, written: int) -> Labelled:
+    return _classes(split, size, *_load(decoded, size))
+
+
+def _classes(split: Split, size: int, names: list[str], images: NDArray[np.uint8]) -> Labelled:
     chosen = [c for c, name in enumerate(names) if split_of(name) in SPLITS[split]]
     x = torch.from_numpy(images[chosen]).reshape(-1, 1, size, size)
     y = torch.arange(len(chosen)).repeat_interleave(DRAWINGS)
@@ -103,11 +116,8 @@ def _root(root: str | Path | None) -> Path:
     return folder_of("omniglot", root, called="Omniglot lies is", more=more)
 
 
-def _drawings(root: Path, size: int, download: bool) -> Drawings:
-    """From the drawings that were decoded before, or from the archives."""
-    kept = root / f"omniglot{size}.npz"
-    if kept.is_file():
-        return _load(kept, size)
+def _drawings(root: Path, kept: Path, size: int, download: bool) -> Drawings:
+    """From the archives; kept for the next time."""
     names: list[str] = []
     images: list[NDArray[np.uint8]] = []
     background: list[bool] = []
