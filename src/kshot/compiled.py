@@ -7,6 +7,7 @@ tensor decides what happens next.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -71,7 +72,7 @@ class Compiled:
         for way in ways:
             options: dict[str, Any] = {"fallback_random": True, **threads, **way}  # the random numbers of eager mode
             try:  # there is nothing in a recording for the rest of torch.compile to do, or to look after at each call
-                with torch.no_grad():
+                with torch.no_grad(), _without_warnings():
                     self._made[size] = _inductor.compile(recorded, list(given), options=options)
                 return
             except Exception as error:  # such as that there is no compiler of C++
@@ -100,6 +101,19 @@ class Compiled:
         casting = torch.is_autocast_enabled(device)  # its casts are recorded
         with torch.no_grad(), torch.autocast(device, enabled=False) if casting else nullcontext():
             return self._made[size](*tensors)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Of the compiler: they are of its insides, and nothing that a user could do. Who asks for its log by TORCH_LOGS has it."""
+    log = logging.getLogger("torch._inductor")
+    before = log.level
+    if before in (logging.NOTSET, logging.WARNING):
+        log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def side_by_side(recorded: GraphModule, tasks: Task, size: int) -> int:
