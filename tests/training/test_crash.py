@@ -23,7 +23,7 @@ from kshot.tasks import Sinusoids
 from kshot.training import checkpoint
 from kshot.training.progress import read_metrics
 
-STEPS, KILLS = 1200, 20
+STEPS, KILLS = 2400, 20
 
 
 def run_training(out: str, steps: int = STEPS) -> None:
