@@ -409,6 +409,12 @@ def test_a_figure_has_as_many_digits_as_its_interval_bears_out(
     metric: str, mean: float, interval: float, wanted: str
 ) -> None:
     assert written(metric, mean, interval) == wanted
+    raw, unit = (0.01, " %") if metric == "accuracy" else (1.0, "")
+    assert figure(metric, raw * mean, raw * interval) == wanted + unit
+
+
+def test_what_is_no_number_has_no_unit() -> None:
+    assert figure("accuracy", float("nan"), float("nan")) == "not a number"
 
 
 def test_a_learner_that_diverges_is_kept_as_such(place: Path) -> None:

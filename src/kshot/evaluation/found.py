@@ -13,7 +13,7 @@ from kshot.intervals import mean_interval, widened
 from kshot.types import InputError
 
 HIGHER_IS_BETTER = ("accuracy", "return")  # of the metrics; of others lower is
-HUGE = 1e6
+HUGE = 1e6  # an error from which on its size is all that it says
 
 
 def shown_in(metric: str) -> tuple[float, str]:
@@ -24,7 +24,7 @@ def shown_in(metric: str) -> tuple[float, str]:
 def figure(metric: str, mean: float, interval: float, signed: bool = False) -> str:
     """'98.31 ± 0.21 %', of a share 0.9831."""
     scale, unit = shown_in(metric)
-    return written(metric, scale * mean, scale * interval, signed) + unit
+    return written(metric, scale * mean, scale * interval, signed) + unit * math.isfinite(mean)
 
 
 def written(metric: str, mean: float, interval: float, signed: bool = False) -> str:
@@ -38,7 +38,7 @@ def rounded(metric: str, mean: float, interval: float) -> tuple[str, str]:
     if not math.isfinite(mean):
         return "not a number", ""
     known = math.isfinite(interval)
-    if abs(mean) >= HUGE:  # of a learner that diverges
+    if abs(mean) >= HUGE:
         return f"{mean:.1e}".replace("-", "−"), f"{interval:.1e}" if known else ""
     places = 2
     if metric != "accuracy" and known and interval > 0:

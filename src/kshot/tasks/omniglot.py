@@ -73,6 +73,7 @@ def omniglot(
 
 @lru_cache(maxsize=4)  # a recipe asks for its splits again and again, and to tell their classes takes seconds
 def _read(split: Split, size: int, decoded: Path, written: int) -> Labelled:
+    """written: when the file was, so that another one in its place is read."""
     return _classes(split, size, *_load(decoded, size))
 
 
